@@ -1,0 +1,6 @@
+//! What was said, and for how long it is kept.
+//!
+//! Owns: conversation, message.
+//! May use: domain, tenancy.
+//! Never: begins or commits a transaction; calls a model; knows HTTP.
+//! Start at: `messages::append`.

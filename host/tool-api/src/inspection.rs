@@ -1,0 +1,62 @@
+//! What an upload turns out to be.
+
+use domain::FunctionName;
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+
+use crate::ArtifactHash;
+
+/// Functions of one tool at most: the most that model providers take.
+pub const FUNCTIONS_MAX: usize = 128;
+/// Longest description of a function, in bytes: every model call carries it.
+pub const DESCRIPTION_BYTES_MAX: usize = 4096;
+
+/// One callable of a tool.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, utoipa::ToSchema)]
+pub struct Function {
+    pub name: FunctionName,
+    pub description: String,
+    /// JSON Schema of the arguments.
+    pub input_schema: Value,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub output_schema: Option<Value>,
+}
+
+/// A component that can be called.
+#[derive(Debug, Clone)]
+pub struct Inspection {
+    pub artifact: ArtifactHash,
+    pub functions: Vec<Function>,
+    /// Grants the tool asks for, as it wrote them.
+    pub requires: Value,
+    /// The contract it was built against: `belljar:tool@0.1.0`.
+    pub contract: String,
+}
+
+/// Why a component was refused, in words for its author.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, thiserror::Error, utoipa::ToSchema)]
+#[error("{detail}")]
+pub struct Rejection {
+    /// `component.not_wasm`, `component.core_module`, `component.no_toolbox`, `component.unknown_import`,
+    /// `component.too_complex`, `component.compile_limit`, `component.compile_failed`, `toolbox.describe_failed`,
+    /// `toolbox.bad_function`, `toolbox.duplicate_function`, `toolbox.bad_schema`, `toolbox.too_many_functions`.
+    pub code: String,
+    pub detail: String,
+}
+
+impl Rejection {
+    pub fn new(code: &str, detail: impl Into<String>) -> Self {
+        Self { code: code.into(), detail: detail.into() }
+    }
+}
+
+/// How an inspection ends without a component.
+#[derive(Debug, thiserror::Error)]
+pub enum InspectError {
+    /// The bytes are at fault: the same bytes will be refused again.
+    #[error(transparent)]
+    Rejected(#[from] Rejection),
+    /// This host is at fault: the same bytes may pass later.
+    #[error("the component could not be inspected")]
+    Failed(#[source] Box<dyn std::error::Error + Send + Sync>),
+}
