@@ -34,7 +34,7 @@ macro_rules! id {
         $(#[$doc])*
         #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, utoipa::ToSchema)]
         #[serde(into = "String", try_from = "String")]
-        #[schema(value_type = String, example = concat!($prefix, "019a3f0e5c1b7d2e8f4a6b9c0d1e2f3a"))]
+        #[schema(value_type = String)]
         pub struct $name(Uuid);
 
         impl $name {

@@ -3,14 +3,15 @@
 use std::{fmt, iter::Sum, ops::Add};
 
 use rust_decimal::{Decimal, RoundingStrategy};
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 /// Digits after the point that an amount keeps: one token of the cheapest model is about 1e-8, one unit of fuel 1e-13
 /// and never billed alone.
 pub const AMOUNT_SCALE: u32 = 12;
 
-/// An exact amount of an unnamed currency.
-#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
+/// An exact amount of an unnamed currency. In JSON a string.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default, utoipa::ToSchema)]
+#[schema(value_type = String, example = "0.0123")]
 pub struct Amount(Decimal);
 
 impl Amount {
@@ -52,32 +53,28 @@ impl fmt::Debug for Amount {
     }
 }
 
+impl Serialize for Amount {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_str(self)
+    }
+}
+
+impl<'de> Deserialize<'de> for Amount {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let text = std::borrow::Cow::<str>::deserialize(deserializer)?;
+        let wrong = |_| serde::de::Error::custom("not a decimal number in a string, such as \"0.25\"");
+        Ok(Amount::rounded(text.parse().map_err(wrong)?))
+    }
+}
+
 /// An amount with its currency: `{"amount": "0.0123", "currency": "USD"}`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, utoipa::ToSchema)]
 pub struct Money {
-    #[serde(with = "text")]
     #[schema(value_type = String, example = "0.0123")]
     pub amount: Amount,
     /// ISO 4217.
     #[schema(example = "USD")]
     pub currency: String,
-}
-
-mod text {
-    use serde::{Deserialize, Deserializer, Serializer};
-
-    use super::Amount;
-
-    pub(super) fn serialize<S: Serializer>(amount: &Amount, serializer: S) -> Result<S::Ok, S::Error> {
-        serializer.collect_str(amount)
-    }
-
-    pub(super) fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Amount, D::Error> {
-        let text = std::borrow::Cow::<str>::deserialize(deserializer)?;
-        let value =
-            text.parse().map_err(|_| serde::de::Error::custom("not a decimal number in a string, such as \"0.25\""))?;
-        Ok(Amount::rounded(value))
-    }
 }
 
 #[cfg(test)]

@@ -81,9 +81,11 @@ fn candidates() -> Vec<PathBuf> {
         std::env::var_os("PATH").map(|path| std::env::split_paths(&path).collect()).unwrap_or_default();
     folders.extend(pg_config_bindir());
     for (parent, prefix, below) in USUAL_PLACES {
-        folders.extend(newest_first(entries(parent), prefix).into_iter().map(|name| {
-            [parent, name.as_str(), below].iter().collect::<PathBuf>()
-        }));
+        folders.extend(
+            newest_first(entries(parent), prefix)
+                .into_iter()
+                .map(|name| [parent, name.as_str(), below].iter().collect::<PathBuf>()),
+        );
     }
     let mut found: Vec<PathBuf> = Vec::new();
     for folder in folders {
@@ -111,7 +113,8 @@ fn entries(parent: &str) -> Vec<String> {
 /// Names that start with `prefix`, by the number that follows it; a name without a number comes last.
 fn newest_first(names: Vec<String>, prefix: &str) -> Vec<String> {
     let number = |name: &str| {
-        let digits: String = name[prefix.len()..].trim_start_matches(['@', '-']).chars().take_while(char::is_ascii_digit).collect();
+        let digits: String =
+            name[prefix.len()..].trim_start_matches(['@', '-']).chars().take_while(char::is_ascii_digit).collect();
         digits.parse::<u32>().unwrap_or(0)
     };
     let mut names: Vec<String> = names.into_iter().filter(|name| name.starts_with(prefix)).collect();

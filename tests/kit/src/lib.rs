@@ -1,0 +1,13 @@
+//! What the tests of the crates share: a database as the application role, tenants, clocks, ids, fakes of the executor.
+//!
+//! May use: domain, private-postgres, tenancy, tool-api. So these tests never link the engine.
+//! Start at: `TestDb::start`.
+#![expect(clippy::unwrap_used, reason = "test code: a failed step ends the test")]
+
+mod db;
+mod executor;
+mod ids;
+
+pub use db::{TestDb, master_key};
+pub use executor::{FakeExecutor, FakeInspector, function};
+pub use ids::SeededIds;

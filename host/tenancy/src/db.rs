@@ -1,0 +1,127 @@
+//! Pools, one a database, private to this crate.
+
+use std::{collections::HashMap, str::FromStr, sync::Arc, time::Duration};
+
+use domain::{ExposeSecret, SecretString};
+use sqlx::{
+    AssertSqlSafe, Connection, PgConnection, Postgres, Transaction,
+    postgres::{PgConnectOptions, PgPoolOptions},
+};
+
+use crate::{
+    ConnectError, DbError, Placement, migrate,
+    placement::{MAIN_DATABASE, SHARED_SCHEMA},
+};
+
+/// A request waits this long for a connection: past it, 503 is the better answer.
+const ACQUIRE_TIMEOUT: Duration = Duration::from_secs(5);
+/// A connection that idled longer than this is tried before it is lent: a restarted server has closed it.
+const IDLE_UNTRIED: Duration = Duration::from_secs(2);
+/// Set on every connection of the application: one statement, one wait for a lock, one idle transaction.
+const SESSION: [(&str, &str); 3] =
+    [("statement_timeout", "30s"), ("lock_timeout", "10s"), ("idle_in_transaction_session_timeout", "60s")];
+
+/// How to reach the database.
+#[derive(Debug, Clone)]
+pub struct DbSettings {
+    /// Of the application role.
+    pub url: SecretString,
+    /// Connections at most. 16 to 64 let commits share one flush.
+    pub connections: u32,
+}
+
+/// The database, as the application role. Gives out transactions, never a connection.
+#[derive(Clone)]
+pub struct Db(Arc<Inner>);
+
+struct Inner {
+    #[expect(clippy::disallowed_types, reason = "this is where the pools are private")]
+    pools: HashMap<String, sqlx::PgPool>,
+}
+
+impl Db {
+    /// Connects, and refuses a server, a role or a schema that would break a promise.
+    pub async fn connect(settings: &DbSettings) -> Result<Db, ConnectError> {
+        let options = PgConnectOptions::from_str(settings.url.expose_secret())
+            .map_err(ConnectError::BadUrl)?
+            .application_name("belljar")
+            .options(SESSION);
+        let pool = PgPoolOptions::new()
+            .max_connections(settings.connections)
+            .acquire_timeout(ACQUIRE_TIMEOUT)
+            .test_before_acquire(false)
+            .before_acquire(|connection, meta| {
+                Box::pin(async move { Ok(meta.idle_for < IDLE_UNTRIED || connection.ping().await.is_ok()) })
+            })
+            .connect_with(options)
+            .await
+            .map_err(ConnectError::Unreachable)?;
+        let db = Db(Arc::new(Inner { pools: HashMap::from([(MAIN_DATABASE.to_owned(), pool)]) }));
+        db.check().await?;
+        Ok(db)
+    }
+
+    async fn check(&self) -> Result<(), ConnectError> {
+        let unreachable = |error: DbError| ConnectError::Unreachable(sqlx::Error::Configuration(Box::new(error)));
+        let mut tx = self.global().await.map_err(unreachable)?;
+        let row = sqlx::query!(
+            r#"
+            SELECT current_user::text AS "role!",
+                   current_setting('server_version_num')::int AS "version!",
+                   (r.rolsuper OR r.rolbypassrls OR r.rolcreaterole OR r.rolreplication
+                    OR EXISTS (SELECT FROM pg_class c WHERE c.relowner = r.oid)) AS "unsafe!"
+            FROM pg_roles r WHERE r.rolname = current_user
+            "#
+        )
+        .fetch_one(tx.conn())
+        .await
+        .map_err(ConnectError::Unreachable)?;
+        if row.version < 150_000 {
+            return Err(ConnectError::TooOld((row.version / 10_000).to_string()));
+        }
+        if row.r#unsafe {
+            return Err(ConnectError::UnsafeRole(row.role));
+        }
+        let found = migrate::schema_version(tx.conn()).await;
+        let needed = migrate::needed_version();
+        if found < needed {
+            return Err(ConnectError::SchemaBehind { found, needed });
+        }
+        Ok(())
+    }
+
+    #[expect(clippy::disallowed_types, reason = "this is where the pools are private")]
+    pub(crate) fn pool(&self, placement: &Placement) -> Result<&sqlx::PgPool, DbError> {
+        let missing = || sqlx::Error::Configuration(format!("no database `{}`", placement.database()).into());
+        Ok(self.0.pools.get(placement.database()).ok_or_else(missing)?)
+    }
+
+    /// A transaction over the tables that belong to no tenant. Row security shows it no tenant's row.
+    pub async fn global(&self) -> Result<GlobalTx, DbError> {
+        let statement = format!("BEGIN; SET LOCAL search_path = {SHARED_SCHEMA}");
+        Ok(GlobalTx { tx: self.pool(&Placement::shared())?.begin_with(AssertSqlSafe(statement)).await? })
+    }
+
+    /// One round trip.
+    pub async fn ready(&self) -> Result<(), DbError> {
+        let mut tx = self.global().await?;
+        sqlx::query_scalar!(r#"SELECT 1 AS "one!""#).fetch_one(tx.conn()).await?;
+        Ok(())
+    }
+}
+
+/// A transaction over plans and price books.
+#[must_use = "a GlobalTx that is not committed rolls back"]
+pub struct GlobalTx {
+    tx: Transaction<'static, Postgres>,
+}
+
+impl GlobalTx {
+    pub fn conn(&mut self) -> &mut PgConnection {
+        &mut self.tx
+    }
+
+    pub async fn commit(self) -> Result<(), DbError> {
+        Ok(self.tx.commit().await?)
+    }
+}

@@ -1,0 +1,71 @@
+//! The right to act for one tenant, and the transaction that it opens.
+
+use std::fmt;
+
+use domain::TenantId;
+use sqlx::{AssertSqlSafe, PgConnection, Postgres, Transaction};
+
+use crate::{Db, DbError, Placement};
+
+/// The right to act for one tenant. Made only by the doors and by the birth of a tenant; there is no way from an id to
+/// this outside of the crate.
+#[derive(Clone)]
+pub struct Tenant {
+    id: TenantId,
+    placement: Placement,
+    db: Db,
+}
+
+impl Tenant {
+    pub(crate) fn new(id: TenantId, placement: Placement, db: Db) -> Self {
+        Self { id, placement, db }
+    }
+
+    pub fn id(&self) -> TenantId {
+        self.id
+    }
+
+    pub fn placement(&self) -> &Placement {
+        &self.placement
+    }
+
+    /// Opens a transaction in which only this tenant's rows exist. Begin, tenant and search path travel in one round
+    /// trip; all three end with the transaction.
+    pub async fn begin(&self) -> Result<TenantTx, DbError> {
+        // Both texts are safe to embed: a UUID's digits and a schema name that `Placement` has checked.
+        let statement = format!(
+            "BEGIN; SET LOCAL belljar.tenant = '{}'; SET LOCAL search_path = {}",
+            self.id.uuid(),
+            self.placement.schema()
+        );
+        let tx = self.db.pool(&self.placement)?.begin_with(AssertSqlSafe(statement)).await?;
+        Ok(TenantTx { tenant: self.id, tx })
+    }
+}
+
+impl fmt::Debug for Tenant {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Tenant({})", self.id)
+    }
+}
+
+/// A transaction of one tenant. Who begins it commits it; everybody else borrows it.
+#[must_use = "a TenantTx that is not committed rolls back"]
+pub struct TenantTx {
+    tenant: TenantId,
+    tx: Transaction<'static, Postgres>,
+}
+
+impl TenantTx {
+    pub fn tenant(&self) -> TenantId {
+        self.tenant
+    }
+
+    pub fn conn(&mut self) -> &mut PgConnection {
+        &mut self.tx
+    }
+
+    pub async fn commit(self) -> Result<(), DbError> {
+        Ok(self.tx.commit().await?)
+    }
+}
