@@ -31,5 +31,6 @@ CREATE TABLE message (
     CONSTRAINT message_id UNIQUE (tenant_id, message_id),
     FOREIGN KEY (tenant_id, conversation_id) REFERENCES conversation (tenant_id, conversation_id) ON DELETE CASCADE
 );
+CREATE INDEX message_by_run ON message (tenant_id, run_id, position) WHERE run_id IS NOT NULL;
 CALL wall('message');
 GRANT SELECT, INSERT ON message TO belljar_app;

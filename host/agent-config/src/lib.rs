@@ -4,3 +4,23 @@
 //! May use: domain, tenancy, tool-api.
 //! Never: commits a transaction, but for the state of an uploaded version; compiles wasm.
 //! Start at: `agents::create`.
+
+pub mod admission;
+pub mod agents;
+pub mod artifacts;
+pub mod bindings;
+mod json;
+pub mod provider_keys;
+pub mod revisions;
+mod schemas;
+pub mod tools;
+
+pub use admission::{Accepted, Admission};
+pub use agents::{Agent, AgentError, AgentRef, AgentSpec};
+pub use bindings::{Binding, BindingSpec, BoundFunction};
+pub use tools::{Tool, ToolError, ToolVersion, VersionRef, VersionStatus};
+
+/// A stored value that this release cannot read: a broken promise of our own.
+fn unreadable(error: impl Into<Box<dyn std::error::Error + Send + Sync>>) -> sqlx::Error {
+    sqlx::Error::Decode(error.into())
+}

@@ -4,3 +4,12 @@
 //! May use: domain, tenancy.
 //! Never: computes with floats; commits.
 //! Start at: `usage::record`.
+
+// A float cannot hold a tenth: money that passed through one is no longer exact.
+#![deny(clippy::float_arithmetic)]
+
+pub mod prices;
+pub mod usage;
+
+pub use prices::{PriceBook, PriceError};
+pub use usage::{Cause, NewEvent, UsageError, UsageEvent, UsageReport, Used};

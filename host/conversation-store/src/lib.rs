@@ -4,3 +4,9 @@
 //! May use: domain, tenancy.
 //! Never: begins or commits a transaction; calls a model; knows HTTP.
 //! Start at: `messages::append`.
+
+pub mod conversations;
+pub mod messages;
+
+pub use conversations::{Conversation, ConversationError, ConversationFilter, ConversationPatch, NewConversation};
+pub use messages::{Message, MessageError, NewMessage};

@@ -11,6 +11,7 @@ pub mod limits;
 pub mod message;
 pub mod money;
 pub mod names;
+pub mod nul;
 pub mod page;
 pub mod problem;
 pub mod time;

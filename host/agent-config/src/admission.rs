@@ -1,0 +1,256 @@
+//! The life of a version: uploaded, inspected, then ready or rejected with a reason.
+//!
+//! The only part of this crate that commits: an inspection takes seconds, and no transaction is held across it.
+
+use std::{sync::Arc, time::Duration};
+
+use bytes::Bytes;
+use domain::{Clock, Ids, Timestamp, ToolId, ToolName};
+use serde_json::json;
+use sqlx::types::Json;
+use tenancy::{Db, Tenant, TenantTx, tenants};
+use tool_api::{ArtifactHash, Function, InspectError, Inspection, Rejection, ToolInspector};
+
+use crate::{
+    artifacts, json,
+    tools::{self, LABEL_BYTES_MAX, ToolError, ToolVersion, VersionRef, VersionStatus},
+};
+
+/// How long a process that admits a version is believed to live: longer than any inspection, which ends within 30 s of
+/// compiling and a described call.
+const CLAIM: Duration = Duration::from_secs(120);
+
+pub struct Admission {
+    inspector: Arc<dyn ToolInspector>,
+    clock: Arc<dyn Clock>,
+    ids: Arc<dyn Ids>,
+}
+
+/// What an upload was taken as.
+#[derive(Debug, Clone)]
+pub struct Accepted {
+    /// Inspect it with `finish` while it is compiling.
+    pub version: ToolVersion,
+    /// False when the tool had these bytes already.
+    pub new: bool,
+}
+
+impl Admission {
+    pub fn new(inspector: Arc<dyn ToolInspector>, clock: Arc<dyn Clock>, ids: Arc<dyn Ids>) -> Self {
+        Self { inspector, clock, ids }
+    }
+
+    /// Stores the bytes and a version that is compiling; or finds the version that these bytes already are. A rejected
+    /// one begins again: a newer host may take it.
+    pub async fn accept(
+        &self,
+        tenant: &Tenant,
+        tool: &ToolName,
+        component: Bytes,
+        label: Option<String>,
+    ) -> Result<Accepted, ToolError> {
+        if label.as_ref().is_some_and(|label| {
+            label.is_empty() || label.len() > LABEL_BYTES_MAX || label.contains(|c: char| c.is_control())
+        }) {
+            return Err(ToolError::BadLabel);
+        }
+        let hash = ArtifactHash::of(&component);
+        let now = self.clock.now();
+        let mut tx = tenant.begin().await?;
+        artifacts::lock(&mut tx).await?;
+        let plan = tenants::get(&mut tx).await?.plan;
+        let bytes = i64::try_from(component.len()).unwrap_or(i64::MAX);
+        if bytes > plan.upload_bytes {
+            return Err(ToolError::TooLarge { bytes, max: plan.upload_bytes });
+        }
+        let id = tools::ensure(&mut tx, tool, &*self.ids, now).await?;
+        let new = !again(&mut tx, id, hash, label.as_deref(), now).await?;
+        if new {
+            let (known, stored) = artifacts::stored(&mut tx, hash).await?;
+            if !known {
+                if stored + bytes > plan.storage_bytes {
+                    return Err(ToolError::StorageExceeded { bytes: stored + bytes, max: plan.storage_bytes });
+                }
+                artifacts::insert(&mut tx, hash, &component, now).await?;
+            }
+            insert(&mut tx, id, hash, label.as_deref(), bytes, now).await?;
+        }
+        let version = tools::version_of(&mut tx, id, hash).await?.ok_or_else(|| missing(tool, hash))?;
+        tx.commit().await?;
+        Ok(Accepted { version, new })
+    }
+
+    /// Inspects a version that is compiling and writes what it turned out to be. When this future is dropped, or the
+    /// process dies, the version stays compiling until its claim has passed and `recover_one` finds it.
+    pub async fn finish(&self, tenant: &Tenant, tool: &ToolName, hash: ArtifactHash) -> Result<ToolVersion, ToolError> {
+        let mut tx = tenant.begin().await?;
+        let id = tools::id(&mut tx, tool).await?;
+        drop(tx);
+        self.inspect(tenant, id, hash).await?.ok_or_else(|| missing(tool, hash))
+    }
+
+    /// Takes up one version whose admission has stopped, if there is one.
+    pub async fn recover_one(&self, db: &Db) -> Result<bool, ToolError> {
+        let now = self.clock.now();
+        let Some((tenant, tool, hash)) = db.claim_version(now, now.plus(CLAIM)).await? else { return Ok(false) };
+        self.inspect(&tenant, tool, ArtifactHash::from_bytes(hash)).await?;
+        Ok(true)
+    }
+
+    /// `None`: it was deleted meanwhile.
+    async fn inspect(
+        &self,
+        tenant: &Tenant,
+        tool: ToolId,
+        hash: ArtifactHash,
+    ) -> Result<Option<ToolVersion>, ToolError> {
+        let mut tx = tenant.begin().await?;
+        let component = match tools::version_of(&mut tx, tool, hash).await? {
+            Some(version) if version.status == VersionStatus::Compiling => {
+                artifacts::component_by_hash(&mut tx, hash).await?
+            }
+            settled => return Ok(settled),
+        };
+        drop(tx);
+        let Some(component) = component else { return Ok(None) };
+
+        let verdict = match self.inspector.inspect(component).await {
+            Ok(inspection) => storable(inspection),
+            Err(InspectError::Rejected(rejection)) => Err(rejection),
+            Err(InspectError::Failed(cause)) => {
+                let mut tx = tenant.begin().await?;
+                release(&mut tx, tool, hash, self.clock.now()).await?;
+                tx.commit().await?;
+                return Err(ToolError::NotInspected(cause));
+            }
+        };
+        let mut tx = tenant.begin().await?;
+        settle(&mut tx, tool, hash, verdict).await?;
+        let version = tools::version_of(&mut tx, tool, hash).await?;
+        tx.commit().await?;
+        Ok(version)
+    }
+}
+
+fn missing(tool: &ToolName, hash: ArtifactHash) -> ToolError {
+    ToolError::VersionNotFound { tool: tool.clone(), version: VersionRef::Hash(hash) }
+}
+
+/// What a tool says of itself goes into jsonb, which takes no NUL character.
+fn storable(inspection: Inspection) -> Result<Inspection, Rejection> {
+    let said = json!([inspection.functions, inspection.requires]);
+    match json::nul(&said) {
+        None => Ok(inspection),
+        Some(_) => Err(Rejection::new(
+            "toolbox.bad_function",
+            "a description, a schema or `requires` contains a NUL character; remove it",
+        )),
+    }
+}
+
+/// Whether the tool has these bytes already. Then they get the new label, and a rejected version begins again.
+async fn again(
+    tx: &mut TenantTx,
+    tool: ToolId,
+    hash: ArtifactHash,
+    label: Option<&str>,
+    now: Timestamp,
+) -> Result<bool, sqlx::Error> {
+    let updated = sqlx::query!(
+        r#"
+        UPDATE tool_version
+        SET label = coalesce($4, label),
+            status = CASE status WHEN 'rejected' THEN 'compiling' ELSE status END,
+            claimed_until = CASE status WHEN 'rejected' THEN $5 ELSE claimed_until END,
+            rejection_code = NULL,
+            rejection_detail = NULL
+        WHERE tenant_id = $1 AND tool_id = $2 AND hash = $3
+        "#,
+        tx.tenant().uuid(),
+        tool.uuid(),
+        hash.as_bytes(),
+        label,
+        now.plus(CLAIM).offset(),
+    )
+    .execute(tx.conn())
+    .await?;
+    Ok(updated.rows_affected() > 0)
+}
+
+async fn insert(
+    tx: &mut TenantTx,
+    tool: ToolId,
+    hash: ArtifactHash,
+    label: Option<&str>,
+    bytes: i64,
+    now: Timestamp,
+) -> Result<(), sqlx::Error> {
+    sqlx::query!(
+        r#"
+        INSERT INTO tool_version
+            (tenant_id, tool_id, hash, number, label, status, size_bytes, claimed_until, created_at)
+        SELECT $1, $2, $3, coalesce(max(number), 0) + 1, $4, 'compiling', $5, $6, $7
+        FROM tool_version WHERE tenant_id = $1 AND tool_id = $2
+        "#,
+        tx.tenant().uuid(),
+        tool.uuid(),
+        hash.as_bytes().as_slice(),
+        label,
+        bytes,
+        now.plus(CLAIM).offset(),
+        now.offset(),
+    )
+    .execute(tx.conn())
+    .await?;
+    Ok(())
+}
+
+/// Writes the verdict, unless another process has written one.
+async fn settle(
+    tx: &mut TenantTx,
+    tool: ToolId,
+    hash: ArtifactHash,
+    verdict: Result<Inspection, Rejection>,
+) -> Result<(), sqlx::Error> {
+    let none: (Vec<Function>, serde_json::Value) = (Vec::new(), json!({}));
+    let (status, (functions, requires), contract, rejection) = match verdict {
+        Ok(seen) => (VersionStatus::Ready, (seen.functions, seen.requires), Some(seen.contract), None),
+        Err(rejection) => (VersionStatus::Rejected, none, None, Some(rejection)),
+    };
+    sqlx::query!(
+        r#"
+        UPDATE tool_version
+        SET status = $4, functions = $5, requires = $6, contract = $7, rejection_code = $8, rejection_detail = $9
+        WHERE tenant_id = $1 AND tool_id = $2 AND hash = $3 AND status = 'compiling'
+        "#,
+        tx.tenant().uuid(),
+        tool.uuid(),
+        hash.as_bytes(),
+        status.as_str(),
+        Json(&functions) as _,
+        requires,
+        contract,
+        rejection.as_ref().map(|rejection| rejection.code.as_str()),
+        rejection.as_ref().map(|rejection| rejection.detail.replace('\0', "\u{fffd}")),
+    )
+    .execute(tx.conn())
+    .await?;
+    Ok(())
+}
+
+/// Ends the claim, so that the version is taken up again.
+async fn release(tx: &mut TenantTx, tool: ToolId, hash: ArtifactHash, now: Timestamp) -> Result<(), sqlx::Error> {
+    sqlx::query!(
+        r#"
+        UPDATE tool_version SET claimed_until = $4
+        WHERE tenant_id = $1 AND tool_id = $2 AND hash = $3 AND status = 'compiling'
+        "#,
+        tx.tenant().uuid(),
+        tool.uuid(),
+        hash.as_bytes(),
+        now.offset(),
+    )
+    .execute(tx.conn())
+    .await?;
+    Ok(())
+}

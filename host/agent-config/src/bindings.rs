@@ -1,0 +1,357 @@
+//! Tool versions given to an agent's revision: which functions, with what grants and limits.
+
+mod error;
+
+use std::{collections::HashMap, fmt, sync::Arc};
+
+use domain::{
+    AgentId, FunctionName, Grants, Limits, LimitsRequest, ToolId, ToolName, message::FunctionSpec, names::model_name,
+};
+use serde::{
+    Deserialize, Deserializer, Serialize,
+    de::{self, MapAccess, Visitor, value::MapAccessDeserializer},
+};
+use serde_json::Value;
+use sqlx::types::Json;
+use tenancy::{DbError, TenantTx, plans::Plan};
+use tool_api::{ArtifactHash, Function};
+use uuid::Uuid;
+
+pub use error::{BindingError, BindingReason};
+
+use crate::{
+    agents::{AgentError, AgentSpec},
+    tools::{self, ToolError, ToolVersion, VersionRef, VersionStatus},
+};
+
+/// Functions on one agent at most: the most that model providers take.
+pub const FUNCTIONS_MAX: usize = 128;
+
+/// Grants of the contract that this release cannot give yet.
+const UNAVAILABLE_GRANTS: [&str; 4] = ["http", "key_value", "secrets", "scratch_bytes"];
+
+/// A binding as it is written.
+#[derive(Debug, Clone, PartialEq, Deserialize, utoipa::ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct BindingSpec {
+    pub tool: ToolName,
+    /// `latest` becomes the newest ready version when the revision is published.
+    pub version: VersionRef,
+    /// All when absent.
+    #[serde(default)]
+    pub functions: Option<Vec<FunctionName>>,
+    #[serde(default)]
+    pub grants: GrantsSpec,
+    /// What is absent is the plan's default.
+    #[serde(default)]
+    pub limits: LimitsRequest,
+}
+
+/// What a tool may touch: grants, or `as_requested`: what the version's `requires` asks for.
+#[derive(Debug, Clone, PartialEq)]
+pub enum GrantsSpec {
+    Given(Grants),
+    AsRequested,
+}
+
+impl Default for GrantsSpec {
+    fn default() -> Self {
+        GrantsSpec::Given(Grants::default())
+    }
+}
+
+/// A binding as a revision holds it.
+#[derive(Debug, Clone, PartialEq, Serialize, utoipa::ToSchema)]
+pub struct Binding {
+    /// Not shown: `tool` says it, and the shape is the one that is written.
+    #[serde(skip)]
+    pub tool_id: ToolId,
+    pub tool: ToolName,
+    pub version: ArtifactHash,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub functions: Option<Vec<FunctionName>>,
+    pub grants: Grants,
+    pub limits: Limits,
+}
+
+/// A function that a run may call, with all that the executor must know.
+#[derive(Debug, Clone)]
+pub struct BoundFunction {
+    pub spec: FunctionSpec,
+    pub tool_id: ToolId,
+    pub artifact: ArtifactHash,
+    pub grants: Arc<Grants>,
+    pub limits: Limits,
+}
+
+impl<'de> Deserialize<'de> for GrantsSpec {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct Either;
+
+        impl<'de> Visitor<'de> for Either {
+            type Value = GrantsSpec;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("an object of grants or \"as_requested\"")
+            }
+
+            fn visit_str<E: de::Error>(self, text: &str) -> Result<GrantsSpec, E> {
+                match text {
+                    "as_requested" => Ok(GrantsSpec::AsRequested),
+                    _ => Err(E::invalid_value(de::Unexpected::Str(text), &self)),
+                }
+            }
+
+            fn visit_map<A: MapAccess<'de>>(self, map: A) -> Result<GrantsSpec, A::Error> {
+                Grants::deserialize(MapAccessDeserializer::new(map)).map(GrantsSpec::Given)
+            }
+        }
+
+        deserializer.deserialize_any(Either)
+    }
+}
+
+/// Refuses what the contract names and this release cannot do yet, and takes out the words that ask for nothing.
+pub(crate) fn refuse_unavailable(binding: &mut Value) -> Result<(), BindingReason> {
+    let Value::Object(fields) = binding else { return Ok(()) };
+    if fields.remove("approval").is_some_and(|approval| !approval.is_null() && approval != "never") {
+        return Err(BindingReason::ApprovalUnavailable { field: "approval" });
+    }
+    if fields.remove("approval_expires_seconds").is_some_and(|seconds| !seconds.is_null()) {
+        return Err(BindingReason::ApprovalUnavailable { field: "approval_expires_seconds" });
+    }
+    if fields.remove("record").is_some_and(|record| !record.is_null() && record != false) {
+        return Err(BindingReason::RecordingUnavailable);
+    }
+    let Some(Value::Object(grants)) = fields.get_mut("grants") else { return Ok(()) };
+    let names: Vec<String> = UNAVAILABLE_GRANTS
+        .into_iter()
+        .filter(|name| grants.remove(*name).is_some_and(|grant| asks(&grant)))
+        .map(Into::into)
+        .collect();
+    if names.is_empty() { Ok(()) } else { Err(BindingReason::GrantUnavailable { names }) }
+}
+
+/// Whether a grant asks for anything.
+fn asks(grant: &Value) -> bool {
+    match grant {
+        Value::Null => false,
+        Value::Array(items) => !items.is_empty(),
+        Value::Object(fields) => !fields.is_empty(),
+        other => *other != 0 && *other != false,
+    }
+}
+
+/// The bindings of a spec with their versions pinned, their grants and limits settled.
+pub(crate) async fn resolve(tx: &mut TenantTx, plan: &Plan, spec: AgentSpec) -> Result<AgentSpec<Binding>, AgentError> {
+    let mut resolved: Vec<Binding> = Vec::with_capacity(spec.tools.len());
+    let mut functions = 0;
+    for (at, binding) in spec.tools.iter().enumerate() {
+        let fail = |reason| BindingError { at, reason };
+        if resolved.iter().any(|other| other.tool == binding.tool) {
+            return Err(fail(BindingReason::DuplicateTool { tool: binding.tool.clone() }).into());
+        }
+        let version = match tools::version(tx, &binding.tool, binding.version).await {
+            Ok(version) => version,
+            Err(ToolError::NotFound(_) | ToolError::VersionNotFound { .. }) => {
+                let (tool, version) = (binding.tool.clone(), binding.version);
+                return Err(fail(BindingReason::VersionNotFound { tool, version }).into());
+            }
+            Err(error) => return Err(error.into()),
+        };
+        let decided = decide(binding, &version, plan.tool_limits).map_err(fail)?;
+        functions += version.functions.iter().filter(|has| gives(decided.functions.as_deref(), &has.name)).count();
+        resolved.push(decided);
+    }
+    if functions > FUNCTIONS_MAX {
+        return Err(AgentError::TooManyFunctions(functions));
+    }
+    Ok(spec.with_tools(resolved))
+}
+
+/// What one binding becomes over the version that it names.
+fn decide(spec: &BindingSpec, version: &ToolVersion, ceiling: Limits) -> Result<Binding, BindingReason> {
+    let tool = &spec.tool;
+    if version.status != VersionStatus::Ready {
+        let (tool, version, status) = (tool.clone(), spec.version, version.status);
+        return Err(BindingReason::VersionNotReady { tool, version, status });
+    }
+    for (index, function) in spec.functions.iter().flatten().enumerate() {
+        if !version.functions.iter().any(|has| has.name == *function) {
+            let has = version.functions.iter().map(|function| function.name.to_string()).collect();
+            let (tool, function) = (tool.clone(), function.clone());
+            return Err(BindingReason::FunctionNotFound { tool, index, function, has });
+        }
+    }
+    let grants = match &spec.grants {
+        GrantsSpec::Given(grants) => grants.clone(),
+        GrantsSpec::AsRequested => {
+            let names: Vec<String> = UNAVAILABLE_GRANTS
+                .into_iter()
+                .filter(|name| version.requires.get(*name).is_some_and(asks))
+                .map(Into::into)
+                .collect();
+            if !names.is_empty() {
+                return Err(BindingReason::GrantUnavailable { names });
+            }
+            Grants::default()
+        }
+    };
+    grants.check().map_err(BindingReason::GrantInvalid)?;
+    // `requires` names config keys and holds no values: only the tenant has those.
+    let asked = version.requires.get("config").and_then(Value::as_object);
+    let keys: Vec<String> = asked
+        .into_iter()
+        .flat_map(|keys| keys.keys())
+        .filter(|key| !grants.config.contains_key(*key))
+        .cloned()
+        .collect();
+    if !keys.is_empty() {
+        return Err(BindingReason::GrantMissing { tool: tool.clone(), keys });
+    }
+    Ok(Binding {
+        tool_id: version.tool_id,
+        tool: tool.clone(),
+        version: version.version,
+        functions: spec.functions.clone(),
+        grants,
+        limits: spec.limits.resolve(ceiling).map_err(BindingReason::LimitAbovePlan)?,
+    })
+}
+
+/// Whether a binding with `functions` gives this one.
+fn gives(functions: Option<&[FunctionName]>, name: &FunctionName) -> bool {
+    functions.is_none_or(|functions| functions.contains(name))
+}
+
+/// Writes the bindings of a new revision.
+pub(crate) async fn insert(
+    tx: &mut TenantTx,
+    agent: AgentId,
+    revision: i32,
+    bindings: &[Binding],
+) -> Result<(), AgentError> {
+    for (position, binding) in (0..).zip(bindings) {
+        let functions =
+            binding.functions.as_ref().map(|names| names.iter().map(ToString::to_string).collect::<Vec<_>>());
+        let inserted = sqlx::query!(
+            r#"
+            INSERT INTO binding (tenant_id, agent_id, revision, tool_id, hash, position, functions, grants, limits)
+            VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9)
+            "#,
+            tx.tenant().uuid(),
+            agent.uuid(),
+            revision,
+            binding.tool_id.uuid(),
+            binding.version.as_bytes(),
+            position,
+            functions.as_deref(),
+            Json(&binding.grants) as _,
+            Json(&binding.limits) as _,
+        )
+        .execute(tx.conn())
+        .await;
+        match inserted {
+            // The version was deleted since it was looked up.
+            Err(error) if DbError::violates(&error, "binding_version") => {
+                let (tool, version) = (binding.tool.clone(), VersionRef::Hash(binding.version));
+                let at = usize::try_from(position).unwrap_or_default();
+                return Err(BindingError { at, reason: BindingReason::VersionNotFound { tool, version } }.into());
+            }
+            done => done?,
+        };
+    }
+    Ok(())
+}
+
+/// The bindings of some revisions, each in its order.
+pub(crate) async fn of_revisions(
+    tx: &mut TenantTx,
+    revisions: &[(Uuid, i32)],
+) -> Result<HashMap<(Uuid, i32), Vec<Binding>>, AgentError> {
+    let (agents, numbers): (Vec<Uuid>, Vec<i32>) = revisions.iter().copied().unzip();
+    let rows = sqlx::query!(
+        r#"
+        SELECT b.agent_id, b.revision, b.tool_id, t.name AS tool, b.hash, b.functions,
+               b.grants AS "grants: Json<Grants>", b.limits AS "limits: Json<Limits>"
+        FROM binding b
+        JOIN tool t ON t.tenant_id = b.tenant_id AND t.tool_id = b.tool_id
+        WHERE b.tenant_id = $1 AND (b.agent_id, b.revision) IN (SELECT * FROM UNNEST($2::uuid[], $3::integer[]))
+        ORDER BY b.agent_id, b.revision, b.position
+        "#,
+        tx.tenant().uuid(),
+        &agents,
+        &numbers,
+    )
+    .fetch_all(tx.conn())
+    .await?;
+    let mut bindings: HashMap<_, Vec<_>> = HashMap::new();
+    for row in rows {
+        bindings.entry((row.agent_id, row.revision)).or_default().push(Binding {
+            tool_id: row.tool_id.into(),
+            tool: row.tool.parse().map_err(crate::unreadable)?,
+            version: hash(&row.hash)?,
+            functions: row.functions.map(names).transpose()?,
+            grants: row.grants.0,
+            limits: row.limits.0,
+        });
+    }
+    Ok(bindings)
+}
+
+/// What a run of a revision may call.
+pub(crate) async fn functions(
+    tx: &mut TenantTx,
+    agent: AgentId,
+    revision: i32,
+) -> Result<Vec<BoundFunction>, AgentError> {
+    let rows = sqlx::query!(
+        r#"
+        SELECT b.tool_id, t.name AS tool, b.hash, b.functions, b.grants AS "grants: Json<Grants>",
+               b.limits AS "limits: Json<Limits>", v.functions AS "has: Json<Vec<Function>>"
+        FROM binding b
+        JOIN tool t ON t.tenant_id = b.tenant_id AND t.tool_id = b.tool_id
+        JOIN tool_version v ON v.tenant_id = b.tenant_id AND v.tool_id = b.tool_id AND v.hash = b.hash
+        WHERE b.tenant_id = $1 AND b.agent_id = $2 AND b.revision = $3
+        ORDER BY b.position
+        "#,
+        tx.tenant().uuid(),
+        agent.uuid(),
+        revision,
+    )
+    .fetch_all(tx.conn())
+    .await?;
+    let mut bound = Vec::new();
+    for row in rows {
+        let tool: ToolName = row.tool.parse().map_err(crate::unreadable)?;
+        let only = row.functions.map(names).transpose()?;
+        let artifact = hash(&row.hash)?;
+        let grants = Arc::new(row.grants.0);
+        let given = row.has.0.into_iter().filter(|function| gives(only.as_deref(), &function.name));
+        bound.extend(given.map(|function| BoundFunction {
+            spec: FunctionSpec {
+                model_name: model_name(&tool, &function.name),
+                tool: tool.clone(),
+                function: function.name,
+                description: function.description,
+                input_schema: function.input_schema,
+            },
+            tool_id: row.tool_id.into(),
+            artifact,
+            grants: Arc::clone(&grants),
+            limits: row.limits.0,
+        }));
+    }
+    Ok(bound)
+}
+
+fn names(texts: Vec<String>) -> Result<Vec<FunctionName>, sqlx::Error> {
+    texts.iter().map(|text| text.parse().map_err(crate::unreadable)).collect()
+}
+
+fn hash(bytes: &[u8]) -> Result<ArtifactHash, sqlx::Error> {
+    bytes.try_into().map(ArtifactHash::from_bytes).map_err(crate::unreadable)
+}
+
+#[cfg(test)]
+mod tests;

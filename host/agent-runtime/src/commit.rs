@@ -1,0 +1,263 @@
+//! One step, one transaction: messages, tool calls, usage, the step, its events and the run's end land together or not
+//! at all, so that the bill and the conversation cannot disagree.
+
+use std::collections::HashMap;
+
+use billing_meter::{
+    prices::PriceBook,
+    usage::{self, Cause, NewEvent as NewUsage, Used},
+};
+use conversation_store::messages::{self, NewMessage};
+use domain::{
+    AgentId, Amount, ApiKeyId, CallId, ConversationId, Ids, MessageId, RunId, Timestamp,
+    message::{Part, Role},
+};
+use model_providers::{ModelRef, Usage};
+use tenancy::TenantTx;
+use uuid::Uuid;
+
+use crate::{
+    calls::CallResult,
+    events::{self, NewEvent},
+    runs::{End, RunError},
+    tool_calls::{self, NewToolCall, Origin},
+};
+
+/// Whose step it is, and who writes it. The same for all steps of a run.
+pub(crate) struct Writer<'w> {
+    pub(crate) run: RunId,
+    /// The process that holds the lease: the fence.
+    pub(crate) worker: Uuid,
+    pub(crate) leased_until: Timestamp,
+    pub(crate) agent: AgentId,
+    pub(crate) conversation: ConversationId,
+    pub(crate) api_key: Option<ApiKeyId>,
+    pub(crate) external_user_id: Option<&'w str>,
+    pub(crate) book: &'w PriceBook,
+    pub(crate) ids: &'w dyn Ids,
+    pub(crate) now: Timestamp,
+}
+
+/// What a step did.
+pub(crate) struct StepDone {
+    pub(crate) number: u32,
+    pub(crate) model: ModelRef,
+    /// The provider as the price book names it.
+    pub(crate) billed_provider: String,
+    pub(crate) usage: Usage,
+    pub(crate) message: MessageId,
+    pub(crate) text: String,
+    /// In the order the model asked for them.
+    pub(crate) calls: Vec<CallResult>,
+    pub(crate) started_at: Timestamp,
+}
+
+impl StepDone {
+    pub(crate) fn fuel(&self) -> u64 {
+        self.calls.iter().filter_map(|result| result.receipt.as_ref()).map(|receipt| receipt.fuel_used).sum()
+    }
+}
+
+/// What a step costs, by the events that will bill it.
+pub(crate) struct Bill {
+    events: Vec<NewUsage>,
+    pub(crate) cost: Amount,
+    pub(crate) prices: HashMap<CallId, Amount>,
+}
+
+/// Pure: the usage events of a step and their sum.
+pub(crate) fn bill(writer: &Writer<'_>, step: &StepDone) -> Bill {
+    let cause = |dedup: String| Cause {
+        dedup,
+        agent_id: Some(writer.agent),
+        run_id: Some(writer.run),
+        api_key_id: writer.api_key,
+        external_user_id: writer.external_user_id.map(str::to_owned),
+        ..Cause::default()
+    };
+    let Usage { input_tokens, cached_input_tokens, output_tokens, .. } = step.usage;
+    let mut events: Vec<NewUsage> = Used::model(input_tokens, cached_input_tokens, output_tokens)
+        .into_iter()
+        .map(|used| NewUsage {
+            cause: Cause {
+                provider: Some(step.billed_provider.clone()),
+                model: Some(step.model.name.clone()),
+                ..cause(format!("{}/{}/{}", writer.run, step.number, used.kind().as_str()))
+            },
+            used,
+        })
+        .collect();
+    let mut prices = HashMap::new();
+    for result in &step.calls {
+        let Some(receipt) = &result.receipt else { continue };
+        let cause = Cause {
+            call_id: Some(result.call.id),
+            tool: Some(result.call.tool.clone()),
+            function: Some(result.call.function.clone()),
+            ..cause(String::new())
+        };
+        let used = call_usage(result.call.id, receipt, &cause);
+        let price = used.iter().map(|event| writer.book.price(&event.used, None, None).amount).sum();
+        prices.insert(result.call.id, price);
+        events.extend(used);
+    }
+    let price = |event: &NewUsage| {
+        writer.book.price(&event.used, event.cause.provider.as_deref(), event.cause.model.as_deref()).amount
+    };
+    let cost = events.iter().map(price).sum();
+    Bill { events, cost, prices }
+}
+
+/// The usage events of one call.
+pub(crate) fn call_usage(id: CallId, receipt: &tool_api::Receipt, cause: &Cause) -> Vec<NewUsage> {
+    Used::tool_call(receipt.fuel_used, receipt.memory_peak_bytes, receipt.total_us)
+        .into_iter()
+        .map(|used| NewUsage {
+            cause: Cause { dedup: format!("{id}/{}", used.kind().as_str()), ..cause.clone() },
+            used,
+        })
+        .collect()
+}
+
+/// Writes a step, the run's end, or both. `RunError::Fenced` when the run is another process's now: nothing is written.
+pub(crate) async fn commit(
+    tx: &mut TenantTx,
+    writer: &Writer<'_>,
+    step: Option<(&StepDone, &Bill)>,
+    end: Option<&End>,
+    told: &[NewEvent],
+) -> Result<(), RunError> {
+    fence(tx, writer, step, end).await?;
+    if let Some((step, bill)) = step {
+        write_messages(tx, writer, step).await?;
+        write_step(tx, writer, step, bill).await?;
+        write_calls(tx, writer, step, bill).await?;
+        usage::record(tx, writer.book, &bill.events, writer.ids, writer.now).await?;
+    }
+    events::append(tx, writer.run, told).await
+}
+
+/// First of all, so that the row's lock orders us and whoever else wants the run.
+async fn fence(
+    tx: &mut TenantTx,
+    writer: &Writer<'_>,
+    step: Option<(&StepDone, &Bill)>,
+    end: Option<&End>,
+) -> Result<(), RunError> {
+    let usage = step.map(|(step, _)| step.usage).unwrap_or_default();
+    let touched = sqlx::query!(
+        r#"
+        UPDATE run SET
+            steps = steps + $4, input_tokens = input_tokens + $5, cached_input_tokens = cached_input_tokens + $6,
+            output_tokens = output_tokens + $7, fuel = fuel + $8, cost = cost + $9, leased_until = $10,
+            status = coalesce($11, status), stop_reason = $12, error_code = $13, error_detail = $14,
+            ended_at = CASE WHEN $11::text IS NULL THEN NULL ELSE $15::timestamptz END
+        WHERE tenant_id = $1 AND run_id = $2 AND leased_by = $3 AND status = 'running'
+        "#,
+        tx.tenant().uuid(),
+        writer.run.uuid(),
+        writer.worker,
+        i32::from(step.is_some()),
+        usage.input_tokens.cast_signed(),
+        usage.cached_input_tokens.cast_signed(),
+        usage.output_tokens.cast_signed(),
+        step.map_or(0, |(step, _)| step.fuel()).cast_signed(),
+        step.map_or(Amount::ZERO, |(_, bill)| bill.cost).decimal(),
+        writer.leased_until.offset(),
+        end.map(|end| end.status.as_str()),
+        end.map(|end| end.reason.as_str()),
+        end.and_then(|end| end.error.as_ref()).map(|error| error.code.as_str()),
+        end.and_then(|end| end.error.as_ref()).map(|error| error.detail.as_str()),
+        writer.now.offset(),
+    )
+    .execute(tx.conn())
+    .await?;
+    if touched.rows_affected() == 1 { Ok(()) } else { Err(RunError::Fenced) }
+}
+
+async fn write_messages(tx: &mut TenantTx, writer: &Writer<'_>, step: &StepDone) -> Result<(), RunError> {
+    let mut parts: Vec<Part> = Vec::with_capacity(step.calls.len() + 1);
+    if !step.text.is_empty() || step.calls.is_empty() {
+        parts.push(Part::text(step.text.clone()));
+    }
+    parts.extend(step.calls.iter().map(|result| Part::ToolCall {
+        id: result.call.id,
+        provider_id: result.call.asked.provider_id.clone(),
+        name: result.call.asked.name.clone(),
+        arguments: result.call.asked.arguments.clone(),
+    }));
+    let mut new = vec![NewMessage { id: step.message, role: Role::Assistant, parts, run_id: Some(writer.run) }];
+    if !step.calls.is_empty() {
+        new.push(NewMessage {
+            id: MessageId::new(writer.ids),
+            role: Role::Tool,
+            parts: results_for_model(&step.calls),
+            run_id: Some(writer.run),
+        });
+    }
+    messages::append(tx, writer.conversation, &new, writer.now).await?;
+    Ok(())
+}
+
+/// What the model reads of a step's calls.
+pub(crate) fn results_for_model(calls: &[CallResult]) -> Vec<Part> {
+    calls
+        .iter()
+        .map(|result| Part::ToolResult {
+            id: result.call.id,
+            provider_id: result.call.asked.provider_id.clone(),
+            is_error: result.outcome.is_error(),
+            text: result.outcome.for_model(),
+        })
+        .collect()
+}
+
+async fn write_step(tx: &mut TenantTx, writer: &Writer<'_>, step: &StepDone, bill: &Bill) -> Result<(), RunError> {
+    sqlx::query!(
+        r#"
+        INSERT INTO step (tenant_id, run_id, step, provider, model, input_tokens, cached_input_tokens, output_tokens,
+                          fuel, cost, started_at, ended_at)
+        VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12)
+        "#,
+        tx.tenant().uuid(),
+        writer.run.uuid(),
+        step.number.cast_signed(),
+        step.model.provider,
+        step.model.name,
+        step.usage.input_tokens.cast_signed(),
+        step.usage.cached_input_tokens.cast_signed(),
+        step.usage.output_tokens.cast_signed(),
+        step.fuel().cast_signed(),
+        bill.cost.decimal(),
+        step.started_at.offset(),
+        writer.now.offset(),
+    )
+    .execute(tx.conn())
+    .await?;
+    Ok(())
+}
+
+async fn write_calls(tx: &mut TenantTx, writer: &Writer<'_>, step: &StepDone, bill: &Bill) -> Result<(), RunError> {
+    let origin = Origin {
+        run: Some((writer.run, step.number)),
+        agent: Some(writer.agent),
+        external_user_id: writer.external_user_id,
+        currency: &writer.book.currency,
+        price_book: writer.book.version,
+    };
+    let calls: Vec<NewToolCall<'_>> = step
+        .calls
+        .iter()
+        .map(|result| NewToolCall {
+            id: result.call.id,
+            tool: &result.call.tool,
+            function: &result.call.function,
+            artifact: result.call.artifact,
+            arguments: &result.call.asked.arguments,
+            outcome: &result.outcome,
+            receipt: result.receipt.as_ref(),
+            price: bill.prices.get(&result.call.id).copied().unwrap_or(Amount::ZERO),
+        })
+        .collect();
+    tool_calls::record(tx, &origin, &calls, writer.now).await
+}

@@ -1,0 +1,206 @@
+//! One function called without a model. Recorded and billed like any other call.
+
+use std::{collections::BTreeMap, sync::Arc};
+
+use agent_config::tools::{self, ToolError, VersionRef};
+use billing_meter::{
+    prices,
+    usage::{self, Cause},
+};
+use domain::{
+    ApiKeyId, CallId, FieldError, FunctionName, Grants, Kind, LimitsRequest, Problem, ToolName, grants::GrantsError,
+    limits::LimitError, nul,
+};
+use serde_json::Value;
+use tenancy::{
+    DbError, Tenant,
+    tenants::{self, TenantError},
+};
+use tool_api::{CallContext, CallError, ToolCall, schema::Schema};
+
+use crate::{
+    AgentRuntime, commit,
+    runs::RunError,
+    tool_calls::{self, NewToolCall, Origin, ToolCallRow},
+};
+
+/// A call as the caller asks for it.
+#[derive(Debug, Clone)]
+pub struct DirectCall {
+    pub tool: ToolName,
+    pub version: VersionRef,
+    pub function: FunctionName,
+    pub arguments: Value,
+    pub grants: Grants,
+    pub limits: LimitsRequest,
+    pub external_user_id: Option<String>,
+    pub context: BTreeMap<String, String>,
+    pub api_key: Option<ApiKeyId>,
+}
+
+#[derive(Debug, thiserror::Error)]
+pub enum DirectCallError {
+    #[error("the tool has no function `{function}`; it has: {known}")]
+    UnknownFunction { function: FunctionName, known: String },
+    #[error("the arguments do not fit the function's input schema; see `errors`")]
+    BadArguments(Vec<FieldError>),
+    #[error("the function's input schema cannot be used")]
+    BadSchema,
+    #[error("a config value is for an end user; send `external_user_id`")]
+    NoUser,
+    #[error(transparent)]
+    Limit(#[from] LimitError),
+    #[error(transparent)]
+    Grants(#[from] GrantsError),
+    #[error(transparent)]
+    Tool(#[from] ToolError),
+    #[error(transparent)]
+    Tenant(#[from] TenantError),
+    #[error(transparent)]
+    Call(#[from] CallError),
+    #[error(transparent)]
+    Run(#[from] RunError),
+    #[error(transparent)]
+    Db(#[from] DbError),
+}
+
+impl Problem for DirectCallError {
+    fn kind(&self) -> Kind {
+        match self {
+            DirectCallError::UnknownFunction { .. }
+            | DirectCallError::BadArguments(_)
+            | DirectCallError::NoUser
+            | DirectCallError::Limit(_)
+            | DirectCallError::Grants(_) => Kind::Invalid,
+            DirectCallError::BadSchema => Kind::Internal,
+            DirectCallError::Tool(error) => error.kind(),
+            DirectCallError::Tenant(error) => error.kind(),
+            DirectCallError::Call(error) => error.kind(),
+            DirectCallError::Run(error) => error.kind(),
+            DirectCallError::Db(error) => error.kind(),
+        }
+    }
+
+    fn code(&self) -> &'static str {
+        match self {
+            DirectCallError::UnknownFunction { .. } => "tool_call.function_not_found",
+            DirectCallError::BadArguments(_) => "tool_call.bad_arguments",
+            DirectCallError::BadSchema => "internal",
+            DirectCallError::NoUser => "tool_call.no_external_user",
+            DirectCallError::Limit(_) => "tool_call.limit_above_plan",
+            DirectCallError::Grants(_) => "tool_call.bad_grants",
+            DirectCallError::Tool(error) => error.code(),
+            DirectCallError::Tenant(error) => error.code(),
+            DirectCallError::Call(error) => error.code(),
+            DirectCallError::Run(error) => error.code(),
+            DirectCallError::Db(error) => error.code(),
+        }
+    }
+
+    fn fields(&self) -> Vec<FieldError> {
+        match self {
+            DirectCallError::UnknownFunction { .. } => vec![FieldError::new("/function", self.to_string())],
+            DirectCallError::BadArguments(fields) => fields.clone(),
+            DirectCallError::Limit(error) => {
+                vec![FieldError::new(format!("/limits/{}", error.name), error.to_string())]
+            }
+            DirectCallError::Grants(error) => vec![FieldError::new("/grants", error.to_string())],
+            _ => Vec::new(),
+        }
+    }
+
+    fn retry_after_seconds(&self) -> Option<u64> {
+        match self {
+            DirectCallError::Call(error) => error.retry_after_seconds(),
+            DirectCallError::Db(error) => error.retry_after_seconds(),
+            _ => None,
+        }
+    }
+}
+
+impl AgentRuntime {
+    /// Calls a function and records the call. An error: the guest never started, nothing is recorded or billed.
+    pub async fn call_tool(&self, tenant: &Tenant, call: DirectCall) -> Result<ToolCallRow, DirectCallError> {
+        let parts = &self.0.parts;
+        let id = CallId::new(parts.ids.as_ref());
+        let mut arguments = call.arguments;
+        nul::replace(&mut arguments);
+
+        let mut tx = tenant.begin().await?;
+        let (_, version) = tools::callable(&mut tx, &call.tool, call.version).await?;
+        let plan = tenants::get(&mut tx).await?.plan;
+        drop(tx);
+        let limits = call.limits.resolve(plan.tool_limits)?;
+        call.grants.check()?;
+        let grants = call.grants.for_call(call.external_user_id.as_deref()).ok_or(DirectCallError::NoUser)?;
+        let known = || version.functions.iter().map(|function| function.name.as_str()).collect::<Vec<_>>().join(", ");
+        let function = version
+            .functions
+            .iter()
+            .find(|function| function.name == call.function)
+            .ok_or_else(|| DirectCallError::UnknownFunction { function: call.function.clone(), known: known() })?;
+        let schema = Schema::of_arguments(&function.input_schema).map_err(|_| DirectCallError::BadSchema)?;
+        let wrong = schema.check(&arguments);
+        if !wrong.is_empty() {
+            let fields =
+                wrong.into_iter().map(|error| FieldError::new(format!("/arguments{}", error.pointer), error.detail));
+            return Err(DirectCallError::BadArguments(fields.collect()));
+        }
+
+        let context = CallContext {
+            idempotency_key: id.to_string(),
+            attempt: 1,
+            external_user_id: call.external_user_id.clone(),
+            entries: Arc::new(call.context),
+            ..CallContext::default()
+        };
+        let tool_call = ToolCall {
+            id,
+            tenant: tenant.id(),
+            tool: call.tool.clone(),
+            artifact: version.version,
+            function: call.function.clone(),
+            arguments: arguments.clone(),
+            grants: Arc::new(grants),
+            limits,
+            context,
+        };
+        let finished = self.execute(tenant, tool_call).await?;
+
+        let now = parts.clock.now();
+        let mut tx = tenant.begin().await?;
+        let book = prices::current(&mut tx).await.map_err(RunError::from)?;
+        let cause = Cause {
+            call_id: Some(id),
+            api_key_id: call.api_key,
+            external_user_id: call.external_user_id.clone(),
+            tool: Some(call.tool.to_string()),
+            function: Some(call.function.to_string()),
+            ..Cause::default()
+        };
+        let used = commit::call_usage(id, &finished.receipt, &cause);
+        let price = used.iter().map(|event| book.price(&event.used, None, None).amount).sum();
+        let origin = Origin {
+            run: None,
+            agent: None,
+            external_user_id: call.external_user_id.as_deref(),
+            currency: &book.currency,
+            price_book: book.version,
+        };
+        let new = NewToolCall {
+            id,
+            tool: call.tool.as_str(),
+            function: call.function.as_str(),
+            artifact: Some(version.version),
+            arguments: &arguments,
+            outcome: &finished.outcome,
+            receipt: Some(&finished.receipt),
+            price,
+        };
+        tool_calls::record(&mut tx, &origin, &[new], now).await?;
+        usage::record(&mut tx, &book, &used, parts.ids.as_ref(), now).await.map_err(RunError::from)?;
+        let row = tool_calls::get(&mut tx, id).await?.ok_or(RunError::NotFound)?;
+        tx.commit().await?;
+        Ok(row)
+    }
+}

@@ -1,0 +1,147 @@
+//! A run's event log: appended in the step's transaction, read after a cursor.
+
+use std::{fmt, str::FromStr};
+
+use domain::{MessageId, RunId};
+use serde::{Deserialize, Serialize};
+use serde_json::{Value, json};
+use tenancy::TenantTx;
+
+use crate::{feed, runs::RunError};
+
+/// One event as a client is told of it.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct RunEvent {
+    /// The run's n-th stored event, from 1; for a text delta, the event that it comes after.
+    pub seq: u32,
+    /// For a text delta: bytes of the text so far.
+    pub offset: Option<u64>,
+    pub kind: String,
+    pub data: Value,
+}
+
+impl RunEvent {
+    /// `n`, or `n.offset`: what `Last-Event-ID` gives back.
+    pub fn id(&self) -> EventCursor {
+        EventCursor { seq: self.seq, offset: self.offset.unwrap_or(0) }
+    }
+
+    pub fn is_terminal(&self) -> bool {
+        matches!(self.kind.as_str(), "run.completed" | "run.failed" | "run.cancelled")
+    }
+}
+
+/// How far a reader is.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct EventCursor {
+    pub seq: u32,
+    pub offset: u64,
+}
+
+#[derive(Debug, thiserror::Error, PartialEq, Eq)]
+#[error("not an event id: give back the `id` of the last event you saw")]
+pub struct BadCursor;
+
+impl FromStr for EventCursor {
+    type Err = BadCursor;
+
+    fn from_str(text: &str) -> Result<Self, BadCursor> {
+        let (seq, offset) = text.split_once('.').unwrap_or((text, "0"));
+        Ok(Self { seq: seq.parse().map_err(|_| BadCursor)?, offset: offset.parse().map_err(|_| BadCursor)? })
+    }
+}
+
+impl fmt::Display for EventCursor {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.offset {
+            0 => write!(f, "{}", self.seq),
+            offset => write!(f, "{}.{offset}", self.seq),
+        }
+    }
+}
+
+/// An event to be stored, or the text that was streamed after one.
+#[derive(Debug, Clone)]
+pub(crate) enum NewEvent {
+    Event { seq: u32, kind: &'static str, data: Value },
+    Text { after: u32, message: MessageId, text: String },
+}
+
+/// Appends what a transaction makes durable.
+pub(crate) async fn append(tx: &mut TenantTx, run: RunId, events: &[NewEvent]) -> Result<(), RunError> {
+    let (mut seqs, mut parts, mut kinds, mut data) = (Vec::new(), Vec::<i16>::new(), Vec::new(), Vec::new());
+    for event in events {
+        let (seq, part, kind, value) = match event {
+            NewEvent::Event { seq, kind, data } => (*seq, 0, *kind, data.clone()),
+            NewEvent::Text { after, message, text } => {
+                (*after, 1, "message.delta", json!({"message_id": message, "text": text.replace('\0', "\u{fffd}")}))
+            }
+        };
+        seqs.push(seq.cast_signed());
+        parts.push(part);
+        kinds.push(kind.to_owned());
+        data.push(value);
+    }
+    sqlx::query!(
+        r#"
+        INSERT INTO run_event (tenant_id, run_id, seq, part, type, data)
+        SELECT $1, $2, seq, part, type, data
+        FROM unnest($3::int[], $4::smallint[], $5::text[], $6::jsonb[]) AS e (seq, part, type, data)
+        "#,
+        tx.tenant().uuid(),
+        run.uuid(),
+        &seqs,
+        &parts,
+        &kinds,
+        &data,
+    )
+    .execute(tx.conn())
+    .await?;
+    Ok(())
+}
+
+/// The stored events after a cursor, in order. Terminal events come without their body: the caller tells it as it is now.
+pub(crate) async fn read(tx: &mut TenantTx, run: RunId, after: EventCursor) -> Result<Vec<RunEvent>, RunError> {
+    #[derive(Deserialize)]
+    struct Text {
+        message_id: MessageId,
+        text: String,
+    }
+    let rows = sqlx::query!(
+        r#"
+        SELECT seq, part, type AS kind, data FROM run_event
+        WHERE tenant_id = $1 AND run_id = $2 AND (seq > $3 OR (seq = $3 AND part = 1))
+        ORDER BY seq, part
+        "#,
+        tx.tenant().uuid(),
+        run.uuid(),
+        i32::try_from(after.seq).unwrap_or(i32::MAX),
+    )
+    .fetch_all(tx.conn())
+    .await?;
+    let mut events = Vec::with_capacity(rows.len());
+    for row in rows {
+        let seq = row.seq.cast_unsigned();
+        if row.part == 0 {
+            events.push(RunEvent { seq, offset: None, kind: row.kind, data: row.data });
+        } else {
+            let Text { message_id, text } =
+                serde_json::from_value(row.data).map_err(|error| sqlx::Error::Decode(Box::new(error)))?;
+            let seen = if seq == after.seq { after.offset } else { 0 };
+            events.extend(feed::delta(seq, 0, message_id, &text, seen));
+        }
+    }
+    Ok(events)
+}
+
+/// The last stored event's number.
+pub(crate) async fn last_seq(tx: &mut TenantTx, run: RunId) -> Result<u32, RunError> {
+    let last = sqlx::query_scalar!(
+        r#"SELECT coalesce(max(seq), 0) AS "last!" FROM run_event WHERE tenant_id = $1 AND run_id = $2"#,
+        tx.tenant().uuid(),
+        run.uuid(),
+    )
+    .fetch_one(tx.conn())
+    .await?;
+    Ok(last.cast_unsigned())
+}

@@ -1,0 +1,341 @@
+//! The messages of a conversation, numbered from 1. They never change.
+
+use domain::{
+    ConversationId, FieldError, Kind, MessageId, Problem, RunId, Timestamp,
+    ids::Ids,
+    message::{Part, Role, text_of},
+    page::{Page, PageRequest},
+};
+use serde::Serialize;
+use serde_json::Value;
+use tenancy::{DbError, TenantTx};
+use time::OffsetDateTime;
+use uuid::Uuid;
+
+use domain::nul;
+
+/// Most messages in one imported history: it is written in one statement, within one request.
+pub const HISTORY_MESSAGES_MAX: usize = 1_000;
+/// Largest imported message, in bytes of its text and image data: a model reads it again at every step.
+pub const HISTORY_MESSAGE_BYTES_MAX: usize = 256 * 1024;
+/// What an image may be: the formats that model providers take.
+pub const IMAGE_MEDIA_TYPES: [&str; 4] = ["image/png", "image/jpeg", "image/gif", "image/webp"];
+
+#[derive(Debug, Clone, PartialEq, Serialize, utoipa::ToSchema)]
+pub struct Message {
+    pub id: MessageId,
+    /// Counts from 1 within the conversation.
+    pub position: u32,
+    pub role: Role,
+    pub parts: Vec<Part>,
+    /// The text parts, as one text.
+    pub content: String,
+    /// The run that wrote it, or that it was written for.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub run_id: Option<RunId>,
+    pub created_at: Timestamp,
+}
+
+#[derive(Debug, Clone, PartialEq)]
+pub struct NewMessage {
+    pub id: MessageId,
+    pub role: Role,
+    pub parts: Vec<Part>,
+    pub run_id: Option<RunId>,
+}
+
+#[derive(Debug, thiserror::Error)]
+pub enum MessageError {
+    #[error("no conversation has this id; `GET /v1/conversations` lists those there are")]
+    NotFound,
+    #[error(
+        "a history is at most {HISTORY_MESSAGES_MAX} messages of `user` and `assistant`, each with `text` and `image` \
+         parts of at most {HISTORY_MESSAGE_BYTES_MAX} bytes; `errors` says which is not"
+    )]
+    BadHistory(Vec<FieldError>),
+    #[error("a stored message cannot be read")]
+    Unreadable(#[source] Option<serde_json::Error>),
+    #[error(transparent)]
+    Db(#[from] DbError),
+}
+
+impl From<sqlx::Error> for MessageError {
+    fn from(error: sqlx::Error) -> Self {
+        Self::Db(error.into())
+    }
+}
+
+impl Problem for MessageError {
+    fn kind(&self) -> Kind {
+        match self {
+            Self::NotFound => Kind::NotFound,
+            Self::BadHistory(_) => Kind::Invalid,
+            Self::Unreadable(_) => Kind::Internal,
+            Self::Db(error) => error.kind(),
+        }
+    }
+
+    fn code(&self) -> &'static str {
+        match self {
+            Self::NotFound => "conversation.not_found",
+            Self::BadHistory(_) => "conversation.bad_history",
+            Self::Unreadable(_) => "message.unreadable",
+            Self::Db(error) => error.code(),
+        }
+    }
+
+    fn fields(&self) -> Vec<FieldError> {
+        match self {
+            Self::BadHistory(fields) => fields.clone(),
+            _ => Vec::new(),
+        }
+    }
+}
+
+/// Adds messages behind the last one. NUL characters become U+FFFD (Postgres keeps none); what is returned is what is
+/// stored.
+pub async fn append(
+    tx: &mut TenantTx,
+    conversation: ConversationId,
+    new: &[NewMessage],
+    now: Timestamp,
+) -> Result<Vec<Message>, MessageError> {
+    // First and on its own: it locks the conversation, and the statement after it sees what the last holder committed.
+    // In one statement, the last position would be read before the wait for the lock.
+    let locked = sqlx::query!(
+        "UPDATE conversation SET updated_at = greatest(updated_at, $3)
+         WHERE tenant_id = $1 AND conversation_id = $2",
+        tx.tenant().uuid(),
+        conversation.uuid(),
+        now.offset(),
+    )
+    .execute(tx.conn())
+    .await?
+    .rows_affected();
+    if locked == 0 {
+        return Err(MessageError::NotFound);
+    }
+    if new.is_empty() {
+        return Ok(Vec::new());
+    }
+
+    let mut stored = Vec::with_capacity(new.len());
+    let mut written = Vec::with_capacity(new.len());
+    for message in new {
+        let (parts, json) = storable(&message.parts)?;
+        stored.push(json);
+        written.push(Message {
+            id: message.id,
+            position: 0,
+            role: message.role,
+            content: text_of(&parts),
+            parts,
+            run_id: message.run_id,
+            created_at: now,
+        });
+    }
+    let ids: Vec<Uuid> = new.iter().map(|message| message.id.uuid()).collect();
+    let roles: Vec<String> = new.iter().map(|message| message.role.as_str().into()).collect();
+    let runs: Vec<Option<Uuid>> = new.iter().map(|message| message.run_id.map(RunId::uuid)).collect();
+    let mut positions = sqlx::query_scalar!(
+        "INSERT INTO message (tenant_id, conversation_id, position, message_id, role, parts, run_id, created_at)
+         SELECT $1, $2, last.position + n.place, n.message_id, n.role, n.parts, n.run_id, $7
+         FROM UNNEST($3::uuid[], $4::text[], $5::jsonb[], $6::uuid[])
+                  WITH ORDINALITY AS n (message_id, role, parts, run_id, place),
+              (SELECT coalesce(max(position), 0) AS position FROM message
+               WHERE tenant_id = $1 AND conversation_id = $2) AS last
+         ORDER BY n.place
+         RETURNING position",
+        tx.tenant().uuid(),
+        conversation.uuid(),
+        &ids,
+        &roles,
+        &stored,
+        &runs as &[Option<Uuid>],
+        now.offset(),
+    )
+    .fetch_all(tx.conn())
+    .await?;
+    // RETURNING promises no order.
+    positions.sort_unstable();
+    for (message, position) in written.iter_mut().zip(positions) {
+        message.position = position.unsigned_abs();
+    }
+    Ok(written)
+}
+
+/// Adds an imported history, if it is one: see `check_history`.
+pub async fn import(
+    tx: &mut TenantTx,
+    conversation: ConversationId,
+    history: Vec<(Role, Vec<Part>)>,
+    ids: &dyn Ids,
+    now: Timestamp,
+) -> Result<Vec<Message>, MessageError> {
+    check_history(&history)?;
+    let new: Vec<NewMessage> = history
+        .into_iter()
+        .map(|(role, parts)| NewMessage { id: MessageId::new(ids), role, parts, run_id: None })
+        .collect();
+    append(tx, conversation, &new, now).await
+}
+
+/// Oldest first. A message's place in the list is its position, as a UUID.
+pub async fn list(
+    tx: &mut TenantTx,
+    conversation: ConversationId,
+    page: PageRequest,
+) -> Result<Page<Message>, MessageError> {
+    let after = page.after.map_or(0, |after| i32::try_from(after.as_u128()).unwrap_or(i32::MAX));
+    let rows = sqlx::query_as!(
+        Row,
+        "SELECT message_id, position, role, parts, run_id, created_at
+         FROM message
+         WHERE tenant_id = $1 AND conversation_id = $2 AND position > $3
+         ORDER BY position
+         LIMIT $4",
+        tx.tenant().uuid(),
+        conversation.uuid(),
+        after,
+        page.rows(),
+    )
+    .fetch_all(tx.conn())
+    .await?;
+    Ok(Page::cut(read(rows)?, page, |message| Uuid::from_u128(message.position.into())))
+}
+
+/// The last `limit` messages, oldest of them first.
+pub async fn newest(tx: &mut TenantTx, conversation: ConversationId, limit: u32) -> Result<Vec<Message>, MessageError> {
+    let mut rows = sqlx::query_as!(
+        Row,
+        "SELECT message_id, position, role, parts, run_id, created_at
+         FROM message
+         WHERE tenant_id = $1 AND conversation_id = $2
+         ORDER BY position DESC
+         LIMIT $3",
+        tx.tenant().uuid(),
+        conversation.uuid(),
+        i64::from(limit),
+    )
+    .fetch_all(tx.conn())
+    .await?;
+    rows.reverse();
+    read(rows)
+}
+
+/// What was written for a run and by it, in order.
+pub async fn of_run(tx: &mut TenantTx, run: RunId) -> Result<Vec<Message>, MessageError> {
+    let rows = sqlx::query_as!(
+        Row,
+        "SELECT message_id, position, role, parts, run_id, created_at
+         FROM message
+         WHERE tenant_id = $1 AND run_id = $2
+         ORDER BY position",
+        tx.tenant().uuid(),
+        run.uuid(),
+    )
+    .fetch_all(tx.conn())
+    .await?;
+    read(rows)
+}
+
+/// What a client may say happened before: only what people and models say. A tool's call or result that no tool of ours
+/// made is refused. Pointers begin at `/messages`.
+pub fn check_history(history: &[(Role, Vec<Part>)]) -> Result<(), MessageError> {
+    if history.len() > HISTORY_MESSAGES_MAX {
+        let detail = format!("{} messages are more than {HISTORY_MESSAGES_MAX}; import the newest", history.len());
+        return Err(MessageError::BadHistory(vec![FieldError::new("/messages", detail)]));
+    }
+    let mut wrong = Vec::new();
+    for (at, (role, parts)) in history.iter().enumerate() {
+        if *role == Role::Tool {
+            wrong.push(FieldError::new(format!("/messages/{at}/role"), "use `user` or `assistant`"));
+        }
+        wrong.extend(check_parts(&format!("/messages/{at}/parts"), parts));
+    }
+    if wrong.is_empty() { Ok(()) } else { Err(MessageError::BadHistory(wrong)) }
+}
+
+/// What is wrong with the parts of one message that a client wrote, new or imported.
+pub fn check_parts(pointer: &str, parts: &[Part]) -> Vec<FieldError> {
+    let mut wrong = Vec::new();
+    let mut bytes = 0;
+    let mut says_something = false;
+    for (at, part) in parts.iter().enumerate() {
+        let mut refuse = |detail: &str| wrong.push(FieldError::new(format!("{pointer}/{at}"), detail));
+        match part {
+            Part::Text { text } => {
+                bytes += text.len();
+                says_something |= !text.is_empty();
+            }
+            Part::Image { media_type, data } => {
+                bytes += data.len();
+                says_something = true;
+                if !IMAGE_MEDIA_TYPES.contains(&media_type.as_str()) {
+                    refuse("`media_type` is not one of image/png, image/jpeg, image/gif, image/webp");
+                }
+                if !is_base64(data) {
+                    refuse("`data` is not base64 with padding (RFC 4648)");
+                }
+            }
+            Part::ToolCall { .. } | Part::ToolResult { .. } => refuse("use `text` or `image` parts"),
+        }
+    }
+    if bytes > HISTORY_MESSAGE_BYTES_MAX {
+        wrong.push(FieldError::new(pointer, format!("{bytes} bytes are more than {HISTORY_MESSAGE_BYTES_MAX}")));
+    }
+    if wrong.is_empty() && !says_something {
+        wrong.push(FieldError::new(pointer, "the message is empty; give it a text"));
+    }
+    wrong
+}
+
+/// Its form only: what the bytes are is for the model to find out.
+fn is_base64(data: &str) -> bool {
+    let digits = data.trim_end_matches('=');
+    !digits.is_empty()
+        && data.len().is_multiple_of(4)
+        && data.len() - digits.len() <= 2
+        && digits.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'+' | b'/'))
+}
+
+/// The parts as they can be stored, and their JSON.
+fn storable(parts: &[Part]) -> Result<(Vec<Part>, Value), MessageError> {
+    let unreadable = |error| MessageError::Unreadable(Some(error));
+    let mut json = serde_json::to_value(parts).map_err(unreadable)?;
+    let parts = match nul::replace(&mut json) {
+        true => serde_json::from_value(json.clone()).map_err(unreadable)?,
+        false => parts.to_vec(),
+    };
+    Ok((parts, json))
+}
+
+struct Row {
+    message_id: Uuid,
+    position: i32,
+    role: String,
+    parts: Value,
+    run_id: Option<Uuid>,
+    created_at: OffsetDateTime,
+}
+
+fn read(rows: Vec<Row>) -> Result<Vec<Message>, MessageError> {
+    rows.into_iter()
+        .map(|row| {
+            let parts: Vec<Part> =
+                serde_json::from_value(row.parts).map_err(|error| MessageError::Unreadable(Some(error)))?;
+            Ok(Message {
+                id: row.message_id.into(),
+                position: row.position.unsigned_abs(),
+                role: Role::parse(&row.role).ok_or(MessageError::Unreadable(None))?,
+                content: text_of(&parts),
+                parts,
+                run_id: row.run_id.map(RunId::from),
+                created_at: row.created_at.into(),
+            })
+        })
+        .collect()
+}
+
+#[cfg(test)]
+mod tests;
