@@ -1,1 +1,91 @@
-fn main() {}
+//! The chores of this repository: `cargo xtask COMMAND`.
+//!
+//! May use: private-postgres. Nothing that is slow to build or that has checked SQL: this must run before they do.
+
+mod bench;
+mod guests;
+mod lexer;
+mod postgres;
+mod prerequisites;
+mod sql;
+mod test;
+mod tidy;
+mod workspace;
+
+use std::{os::unix::process::CommandExt, process::ExitCode};
+
+use anyhow::Result;
+
+use crate::workspace::Workspace;
+
+const HELP: &str = "\
+cargo xtask COMMAND
+
+  dev [ARGS]         install what is missing, build tools and host, and run `belljar dev ARGS`
+  test [ARGS]        install what is missing, build everything, and run every test (ARGS go to the test runner)
+  ci                 fmt, tidy, clippy, test
+  guests             build the example tools and the tests' guests into target/guests
+  tidy               compare crate headers with manifests, and look for what has no place where it is
+  sql [--check]      write .sqlx again from the migrations; with --check, fail where it differs
+  bench tool-call    measure a fresh sealed call of `calc`
+";
+
+fn main() -> ExitCode {
+    let arguments: Vec<String> = std::env::args().skip(1).collect();
+    let arguments: Vec<&str> = arguments.iter().map(String::as_str).collect();
+    match run(&arguments) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("xtask: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run(arguments: &[&str]) -> Result<()> {
+    let workspace = Workspace::find();
+    match arguments {
+        ["dev", arguments @ ..] => dev(&workspace, arguments),
+        ["test", arguments @ ..] => test::all(&workspace, arguments),
+        ["ci"] => ci(&workspace),
+        ["guests"] => {
+            prerequisites::wasm_target()?;
+            guests::build(&workspace)
+        }
+        ["tidy"] => tidy::run(&workspace),
+        ["sql"] => sql::run(&workspace, sql::Mode::Write),
+        ["sql", "--check"] => sql::run(&workspace, sql::Mode::Check),
+        ["bench", "tool-call"] => bench::tool_call(&workspace),
+        [] | ["help" | "--help" | "-h"] => {
+            eprint!("{HELP}");
+            Ok(())
+        }
+        _ => anyhow::bail!("no such command: {}\n\n{HELP}", arguments.join(" ")),
+    }
+}
+
+/// Becomes `belljar dev`: a signal to this process is one to the server.
+fn dev(workspace: &Workspace, arguments: &[&str]) -> Result<()> {
+    prerequisites::wasm_target()?;
+    prerequisites::postgres_for_dev()?;
+    guests::build_examples(workspace)?;
+    workspace::run(workspace.cargo().args(["build", "--package", "belljar"]))?;
+    let error = std::process::Command::new(workspace.target_dir().join("debug/belljar"))
+        .arg("dev")
+        .arg("--tools-dir")
+        .arg(workspace.guests_dir())
+        .args(arguments)
+        .exec();
+    Err(error.into())
+}
+
+/// The cheapest first.
+fn ci(workspace: &Workspace) -> Result<()> {
+    for manifest in workspace.manifests() {
+        workspace::run(workspace.cargo().args(["fmt", "--all", "--check", "--manifest-path"]).arg(manifest))?;
+    }
+    tidy::run(workspace)?;
+    let clippy = ["clippy", "--workspace", "--all-targets", "--", "-D", "warnings"];
+    workspace::run(workspace.cargo().args(clippy))?;
+    test::all(workspace, &[])
+}

@@ -160,7 +160,9 @@ impl AgentRuntime {
                 let user = turn.external_user_id.as_deref();
                 let conversation = conversations::find_for_user(&mut tx, id, user).await?;
                 if conversation.agent_id != agent.id {
-                    return Err(StartError::OtherAgent);
+                    // A key that may not speak with that agent does not learn that the conversation is there.
+                    let hidden = turn.allowed_agents.is_some_and(|allowed| !allowed.contains(&conversation.agent_id));
+                    return Err(if hidden { ConversationError::NotFound.into() } else { StartError::OtherAgent });
                 }
                 id
             }

@@ -1,8 +1,5 @@
-//! The binary: command line, configuration, wiring, `dev` and `serve`.
-//!
-//! Owns: no table.
-//! May use: everything.
-//! Never: holds logic worth a test of its own.
-//! Start at: `wire::assemble`.
+//! `belljar`, the program. All of it is in the library.
 
-fn main() {}
+fn main() -> std::process::ExitCode {
+    belljar::cli::main()
+}

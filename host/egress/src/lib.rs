@@ -3,4 +3,15 @@
 //! Owns: no table.
 //! May use: domain.
 //! Never: knows a business rule; leaves another way out beside it.
-//! Start at: `Egress::request`.
+//! Start at: `Egress::send`.
+
+mod address;
+mod client;
+mod error;
+mod lookup;
+mod url_check;
+
+pub use address::is_public;
+pub use client::{ChosenBy, Egress, Request, Response};
+pub use error::EgressError;
+pub use lookup::{Lookup, SystemLookup};

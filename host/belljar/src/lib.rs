@@ -1,0 +1,17 @@
+//! The product: command line, configuration, wiring, `dev` and `serve`.
+//!
+//! Owns: no table.
+//! May use: everything.
+//! Never: holds logic worth a crate of its own.
+//! Start at: `wire::assemble`.
+#![expect(clippy::print_stdout, reason = "a program of the command line answers on standard output")]
+
+pub mod cli;
+pub mod config;
+mod dev;
+mod migrate;
+mod private_file;
+pub mod serve;
+mod shown;
+mod tool;
+pub mod wire;

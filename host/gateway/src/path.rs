@@ -1,0 +1,182 @@
+//! What a path names. A text that cannot be a name gets the answer of a name that nothing has.
+
+use agent_config::{AgentRef, ToolError, VersionRef};
+use axum::extract::{FromRequestParts, RawPathParams};
+use domain::{ApiKeyId, CallId, ConversationId, Kind, Problem, RunId, TenantId, ToolName, names::ProviderName};
+use http::request::Parts;
+
+use crate::{
+    Gateway,
+    problem::{Refusal, RequestError},
+};
+
+/// The names in a path: one, or two in the order in which they stand.
+#[derive(Debug)]
+pub(crate) struct Named<T>(pub(crate) T);
+
+/// Nothing has this name. The words are those of the crate that owns the noun, so that a text that cannot be an id, an
+/// id that nobody has and an id of another tenant cannot be told apart.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("{words}")]
+pub(crate) struct NotFound {
+    code: &'static str,
+    words: &'static str,
+}
+
+impl Problem for NotFound {
+    fn kind(&self) -> Kind {
+        Kind::NotFound
+    }
+
+    fn code(&self) -> &'static str {
+        self.code
+    }
+}
+
+/// One name in a path.
+pub(crate) trait Name: Sized {
+    const NOT_FOUND: NotFound;
+
+    fn read(text: &str) -> Option<Self>;
+}
+
+macro_rules! names {
+    ($($name:ty, $code:literal, $words:literal;)*) => {
+        $(impl Name for $name {
+            const NOT_FOUND: NotFound = NotFound { code: $code, words: $words };
+
+            fn read(text: &str) -> Option<Self> {
+                text.parse().ok()
+            }
+        })*
+    };
+}
+
+names! {
+    AgentRef, "agent.not_found", "no such agent; `GET /v1/agents` lists yours";
+    Revision, "revision.not_found", "the agent has no such revision; `GET /v1/agents/{agent}/revisions` lists those it has";
+    ToolName, "tool.not_found", "no such tool; `GET /v1/tools` lists yours";
+    CallId, "tool_call.not_found", "no such tool call; `GET /v1/tool-calls` lists yours";
+    ConversationId, "conversation.not_found", "no conversation has this id; `GET /v1/conversations` lists those there are";
+    RunId, "run.not_found", "no such run; `GET /v1/runs` lists yours";
+    ApiKeyId, "api_key.not_found", "no such API key";
+    ProviderName, "provider_key.not_found", "no such provider key; `GET /v1/provider-keys` lists yours";
+    BookVersion, "price_book.not_found", "no price book has this version; an amount names the version that priced it";
+    TenantId, "tenant.not_found", "no such tenant";
+}
+
+macro_rules! numbers {
+    ($($(#[$doc:meta])* $name:ident;)*) => {
+        $($(#[$doc])*
+        #[derive(Debug, Clone, Copy, PartialEq, Eq)]
+        pub(crate) struct $name(pub(crate) u32);
+
+        impl std::str::FromStr for $name {
+            type Err = std::num::ParseIntError;
+
+            fn from_str(text: &str) -> Result<Self, Self::Err> {
+                text.parse().map(Self)
+            }
+        })*
+    };
+}
+
+numbers! {
+    /// The number of an agent's revision.
+    Revision;
+    /// The version of a price book.
+    BookVersion;
+}
+
+/// The name of a plan: any text, since plans are few and compared.
+impl Name for String {
+    const NOT_FOUND: NotFound =
+        NotFound { code: "plan.not_found", words: "no such plan; list them with GET /operator/v1/plans" };
+
+    fn read(text: &str) -> Option<Self> {
+        Some(text.to_owned())
+    }
+}
+
+/// All the names of a path.
+pub(crate) trait Names: Sized {
+    fn read(texts: &[&str]) -> Result<Self, Refusal>;
+}
+
+impl<A: Name> Names for A {
+    fn read(texts: &[&str]) -> Result<Self, Refusal> {
+        match texts {
+            [text] => name(text),
+            _ => Err(RequestError::NoRoute.into()),
+        }
+    }
+}
+
+impl Names for (AgentRef, Revision) {
+    fn read(texts: &[&str]) -> Result<Self, Refusal> {
+        match texts {
+            [agent, revision] => Ok((name(agent)?, name(revision)?)),
+            _ => Err(RequestError::NoRoute.into()),
+        }
+    }
+}
+
+impl Names for (ToolName, VersionRef) {
+    fn read(texts: &[&str]) -> Result<Self, Refusal> {
+        match texts {
+            [tool, version] => {
+                let tool: ToolName = name(tool)?;
+                match version.parse() {
+                    Ok(version) => Ok((tool, version)),
+                    Err(_) => Err(ToolError::VersionNotFound { tool, version: VersionRef::Latest }.into()),
+                }
+            }
+            _ => Err(RequestError::NoRoute.into()),
+        }
+    }
+}
+
+fn name<A: Name>(text: &str) -> Result<A, Refusal> {
+    A::read(text).ok_or_else(|| A::NOT_FOUND.into())
+}
+
+impl<T: Names> FromRequestParts<Gateway> for Named<T> {
+    type Rejection = Refusal;
+
+    async fn from_request_parts(parts: &mut Parts, gateway: &Gateway) -> Result<Self, Refusal> {
+        let params = RawPathParams::from_request_parts(parts, gateway).await.map_err(|_| RequestError::NoRoute)?;
+        let texts: Vec<&str> = params.iter().map(|(_, text)| text).collect();
+        T::read(&texts).map(Named)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use agent_config::{AgentError, provider_keys::ProviderKeyError};
+    use conversation_store::conversations::ConversationError;
+    use tenancy::{keys::KeyError, tenants::TenantError};
+
+    use super::*;
+
+    fn same(ours: NotFound, theirs: &dyn Problem) {
+        assert_eq!((ours.code, ours.words), (theirs.code(), theirs.to_string().as_str()));
+    }
+
+    #[test]
+    fn a_malformed_name_is_answered_like_an_unknown_one() {
+        same(AgentRef::NOT_FOUND, &AgentError::NotFound);
+        same(ToolName::NOT_FOUND, &ToolError::NotFound("t".parse().unwrap()));
+        same(ConversationId::NOT_FOUND, &ConversationError::NotFound);
+        same(ApiKeyId::NOT_FOUND, &KeyError::NotFound);
+        same(ProviderName::NOT_FOUND, &ProviderKeyError::NotFound);
+        same(TenantId::NOT_FOUND, &TenantError::NotFound);
+    }
+
+    #[test]
+    fn names_are_read_in_order() {
+        let (tool, version) = <(ToolName, VersionRef)>::read(&["calc", "latest"]).unwrap();
+        assert_eq!((tool.as_str(), version), ("calc", VersionRef::Latest));
+        assert_eq!(<(ToolName, VersionRef)>::read(&["calc", "newest"]).unwrap_err().code(), "tool_version.not_found");
+        assert_eq!(<RunId as Names>::read(&["run_1"]).unwrap_err().code(), "run.not_found");
+    }
+}

@@ -1,0 +1,124 @@
+//! Tool calls: one made directly, and all that were made.
+
+use std::collections::BTreeMap;
+
+use agent_config::VersionRef;
+use agent_runtime::{DirectCall, ToolCallRow, tool_calls, tool_calls::ToolCallFilter};
+use axum::extract::State;
+use domain::{CallId, FunctionName, Grants, LimitsRequest, RunId, ToolName};
+use serde::Deserialize;
+use serde_json::{Map, Value};
+use tenancy::keys::Scope;
+use tool_api::{ArtifactHash, Status};
+use utoipa::{IntoParams, ToSchema};
+
+use crate::{
+    Gateway,
+    answer::Answer,
+    caller::Caller,
+    json::Json,
+    page::{List, Listing, PageParams},
+    path::{Name, Named},
+    problem::RequestError,
+    routes::agents,
+};
+
+/// A function to call, and what it gets.
+#[derive(Debug, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct CallBody {
+    function: FunctionName,
+    #[serde(default)]
+    #[schema(value_type = Object)]
+    arguments: Map<String, Value>,
+    #[serde(default)]
+    grants: Grants,
+    /// What is absent is the plan's default.
+    #[serde(default)]
+    limits: LimitsRequest,
+    #[serde(default)]
+    external_user_id: Option<String>,
+    #[serde(default)]
+    context: BTreeMap<String, String>,
+    /// Not available yet.
+    #[serde(default)]
+    record: bool,
+}
+
+#[derive(Debug, Deserialize, IntoParams)]
+#[serde(deny_unknown_fields)]
+#[into_params(parameter_in = Query)]
+pub(crate) struct CallQuery {
+    tool: Option<ToolName>,
+    version: Option<ArtifactHash>,
+    function: Option<FunctionName>,
+    #[param(inline)]
+    status: Option<Status>,
+    run: Option<RunId>,
+    /// An id or a name.
+    agent: Option<String>,
+    external_user_id: Option<String>,
+}
+
+/// Calls one function without a model. 200 once the tool began, whatever it came to. Scope `tools:call`.
+#[utoipa::path(
+    post, path = "/v1/tools/{tool}/versions/{version}/calls", request_body = CallBody,
+    responses((status = 200, body = ToolCallRow))
+)]
+pub(crate) async fn call(
+    State(gateway): State<Gateway>,
+    caller: Caller,
+    Named((tool, version)): Named<(ToolName, VersionRef)>,
+    Json(body): Json<CallBody>,
+) -> Answer<ToolCallRow> {
+    caller.require_any_agent(Scope::ToolsCall)?;
+    let external_user_id = caller.speaks_for(body.external_user_id)?;
+    if body.record {
+        return Err(RequestError::Unavailable("`record`").into());
+    }
+    let call = DirectCall {
+        tool,
+        version,
+        function: body.function,
+        arguments: Value::Object(body.arguments),
+        grants: body.grants,
+        limits: body.limits,
+        external_user_id,
+        context: body.context,
+        api_key: Some(caller.key),
+    };
+    let row = gateway.runtime.call_tool(caller.tenant(), call).await?;
+    Ok(Json(row))
+}
+
+/// Tool calls with outcome and receipt, newest first. Scope `runs:read`.
+#[utoipa::path(
+    get, path = "/v1/tool-calls", params(PageParams, CallQuery), responses((status = 200, body = List<ToolCallRow>))
+)]
+pub(crate) async fn list(caller: Caller, listing: Listing<CallQuery>) -> Answer<List<ToolCallRow>> {
+    caller.require(Scope::RunsRead)?;
+    let asked = &listing.filter;
+    let mut tx = caller.tenant().begin().await?;
+    let filter = ToolCallFilter {
+        tool: asked.tool.clone(),
+        version: asked.version,
+        function: asked.function.clone(),
+        status: asked.status,
+        run: asked.run,
+        agent: agents::filtered(&mut tx, asked.agent.as_deref()).await?,
+        external_user_id: caller.speaks_for(asked.external_user_id.clone())?,
+    };
+    let mut page = tool_calls::list(&mut tx, &filter, listing.page).await?;
+    page.data.retain(|row| caller.sees(row.agent_id, row.external_user_id.as_deref()));
+    Ok(listing.answer(page))
+}
+
+/// One tool call. Scope `runs:read`.
+#[utoipa::path(get, path = "/v1/tool-calls/{id}", responses((status = 200, body = ToolCallRow)))]
+pub(crate) async fn show(caller: Caller, Named(id): Named<CallId>) -> Answer<ToolCallRow> {
+    caller.require(Scope::RunsRead)?;
+    let mut tx = caller.tenant().begin().await?;
+    let found = tool_calls::get(&mut tx, id).await?;
+    let found = found.filter(|row| caller.sees(row.agent_id, row.external_user_id.as_deref()));
+    Ok(Json(found.ok_or(CallId::NOT_FOUND)?))
+}

@@ -1,0 +1,154 @@
+//! The front door: a turn of a conversation with an agent.
+
+mod turn;
+
+use std::time::Duration;
+
+use agent_config::AgentRef;
+use agent_runtime::{EventCursor, Turn};
+use axum::{
+    extract::State,
+    response::{IntoResponse, Response},
+};
+use http::{HeaderMap, HeaderName};
+use tenancy::keys::Scope;
+
+use crate::{
+    Gateway,
+    answer::{Made, accepts},
+    caller::Caller,
+    json::{Json, LargeJson},
+    path::Named,
+    problem::Refusal,
+    sse,
+};
+use turn::{ChatBody, ChatError};
+
+/// How long an answer is waited for when nobody says, and at most, in seconds: proxies give up after about that.
+const WAIT_SECONDS_MAX: u64 = 60;
+
+const PREFER: HeaderName = HeaderName::from_static("prefer");
+const PROVIDER_KEY: HeaderName = HeaderName::from_static("x-provider-key");
+
+/// How the client wants its answer.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Reply {
+    /// Events as they come.
+    Stream,
+    /// The run at once.
+    Background,
+    /// The whole answer, if it comes within this time; else the run.
+    Wait(Duration),
+}
+
+/// Says something to an agent. Answers when the run has ended, 202 with the run when it takes longer than `Prefer:
+/// wait=n` seconds (60 at most), or an event stream. Scope `chat`.
+#[utoipa::path(
+    post, path = "/v1/agents/{agent}/chat", request_body = ChatBody,
+    params(("Prefer" = Option<String>, Header, description = "`wait=n`: seconds to wait, 60 at most")),
+    responses(
+        (status = 200, description = "The run has ended; it may have failed.", content(
+            (Turn = "application/json"), (String = "text/event-stream"),
+        )),
+        (status = 202, body = Turn, description = "The run goes on."),
+    )
+)]
+pub(crate) async fn chat(
+    State(gateway): State<Gateway>,
+    caller: Caller,
+    Named(agent): Named<AgentRef>,
+    headers: HeaderMap,
+    LargeJson(body): LargeJson<ChatBody>,
+) -> Result<Response, Refusal> {
+    caller.require(Scope::Chat)?;
+    let reply = reply(&body, &headers)?;
+    let user = caller.speaks_for(body.external_user_id.clone())?;
+    let turn = body.turn(agent, user, caller.key, caller.agents())?;
+    let started = gateway.runtime.start(caller.tenant(), turn).await?;
+    let turn = match reply {
+        Reply::Stream => {
+            let events = gateway.runtime.follow(caller.tenant(), started.run, EventCursor::default()).await?;
+            return sse::told(&gateway, started.run, events);
+        }
+        Reply::Background => gateway.runtime.turn(caller.tenant(), started.run).await?,
+        Reply::Wait(limit) => gateway.runtime.wait(caller.tenant(), started.run, limit).await?,
+    };
+    Ok(answer(turn, reply))
+}
+
+fn answer(turn: Turn, reply: Reply) -> Response {
+    match turn.run.status.is_terminal() && reply != Reply::Background {
+        true => Json(turn).into_response(),
+        false => Made::accepted(format!("/v1/runs/{}", turn.run.id), turn).into_response(),
+    }
+}
+
+fn reply(body: &ChatBody, headers: &HeaderMap) -> Result<Reply, ChatError> {
+    if headers.contains_key(PROVIDER_KEY) {
+        return Err(ChatError::ProviderKeyUnavailable);
+    }
+    match (body.background, body.stream) {
+        (true, Some(true)) => Err(ChatError::StreamInBackground),
+        (true, _) => Ok(Reply::Background),
+        (false, Some(true)) => Ok(Reply::Stream),
+        (false, None) if accepts(headers, "text/event-stream") => Ok(Reply::Stream),
+        (false, _) => Ok(Reply::Wait(Duration::from_secs(wait_seconds(headers)))),
+    }
+}
+
+/// `Prefer: wait=n` (RFC 7240); what cannot be read is no preference.
+fn wait_seconds(headers: &HeaderMap) -> u64 {
+    let preferences = headers.get_all(PREFER).iter().filter_map(|value| value.to_str().ok());
+    let waits = preferences.flat_map(|value| value.split(',')).filter_map(|one| {
+        let (name, value) = one.split(';').next()?.split_once('=')?;
+        let seconds = value.trim().trim_matches('"').parse::<u64>().ok()?;
+        name.trim().eq_ignore_ascii_case("wait").then_some(seconds)
+    });
+    waits.map(|seconds| seconds.min(WAIT_SECONDS_MAX)).next().unwrap_or(WAIT_SECONDS_MAX)
+}
+
+#[cfg(test)]
+mod tests {
+    use http::{HeaderValue, header};
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn a_client_waits_a_minute_at_most() {
+        for (prefer, expected) in [
+            (None, 60),
+            (Some("wait=5"), 5),
+            (Some("respond-async, Wait=\"7\""), 7),
+            (Some("wait=0"), 0),
+            (Some("wait=3600"), 60),
+            (Some("wait=-1"), 60),
+            (Some("wait"), 60),
+            (Some("waiting=5"), 60),
+        ] {
+            let mut headers = HeaderMap::new();
+            prefer.map(|value| headers.insert(PREFER, HeaderValue::from_static(value)));
+            assert_eq!(wait_seconds(&headers), expected, "{prefer:?}");
+        }
+    }
+
+    #[test]
+    fn a_client_gets_the_form_it_asks_for() {
+        let minute = Reply::Wait(Duration::from_secs(60));
+        for (body, accept, expected) in [
+            (json!({}), "*/*", Ok(minute)),
+            (json!({"stream": true}), "*/*", Ok(Reply::Stream)),
+            (json!({}), "text/event-stream", Ok(Reply::Stream)),
+            (json!({"stream": false}), "text/event-stream", Ok(minute)),
+            (json!({"background": true}), "text/event-stream", Ok(Reply::Background)),
+            (json!({"background": true, "stream": true}), "*/*", Err(ChatError::StreamInBackground)),
+        ] {
+            let headers = HeaderMap::from_iter([(header::ACCEPT, HeaderValue::from_static(accept))]);
+            let given = serde_json::from_value(body.clone()).unwrap();
+            assert_eq!(reply(&given, &headers), expected, "{body} {accept}");
+        }
+        let headers = HeaderMap::from_iter([(PROVIDER_KEY, HeaderValue::from_static("sk-1"))]);
+        let body = serde_json::from_value(json!({})).unwrap();
+        assert_eq!(reply(&body, &headers), Err(ChatError::ProviderKeyUnavailable));
+    }
+}

@@ -1,0 +1,274 @@
+//! Compiled code: on disk by content and engine, in memory by content. Compiled code is native code, so a file is mapped
+//! only after its MAC was verified, through the same descriptor. Here is the only `unsafe` line of the workspace.
+
+use std::{
+    fs::{DirBuilder, File},
+    hash::{Hash, Hasher},
+    io::{self, Read, Write},
+    os::{
+        fd::AsRawFd,
+        unix::fs::{DirBuilderExt, PermissionsExt},
+    },
+    path::{Path, PathBuf},
+    sync::Arc,
+};
+
+use bytes::Bytes;
+use hmac::{Hmac, KeyInit, Mac};
+use sha2::{Digest, Sha256};
+use tool_api::{ArtifactHash, InspectError, Rejection};
+use wasmtime::{
+    Engine,
+    component::{Component, Linker},
+};
+use zeroize::Zeroizing;
+
+use crate::{Jar, bindings::ToolPre, check, sandbox::Sandbox};
+
+/// Part of every file name: raise it when code must be compiled again although the engine does not say so.
+const CODE_VERSION: u32 = 1;
+/// What is read at once while a MAC is computed.
+const READ_BYTES: usize = 256 << 10;
+
+/// A component that can be called.
+pub(crate) struct Loaded {
+    pub(crate) pre: ToolPre<Sandbox>,
+    /// `belljar:tool@0.1.0`.
+    pub(crate) contract: String,
+    /// Mapped code.
+    bytes: u64,
+}
+
+pub(crate) struct Cache {
+    disk: Arc<Disk>,
+    memory: moka::future::Cache<ArtifactHash, Arc<Loaded>>,
+}
+
+/// Why code could not be loaded. Shared by all who wait for the same component.
+#[derive(Debug, thiserror::Error)]
+enum LoadError {
+    #[error("the component is not on this host")]
+    Missing,
+    #[error("the engine does not take its own code: {0}")]
+    Unusable(String),
+    #[error(transparent)]
+    Rejected(Rejection),
+    #[error(transparent)]
+    Failed(Box<dyn std::error::Error + Send + Sync>),
+}
+
+/// As `LoadError`. A type of its own: whoever waits only for the disk must not be given to whoever would compile.
+#[derive(Debug, thiserror::Error)]
+#[error(transparent)]
+struct FindError(LoadError);
+
+impl Cache {
+    pub(crate) fn open(
+        engine: &Engine,
+        dir: PathBuf,
+        key: Zeroizing<[u8; 32]>,
+        memory_bytes: u64,
+    ) -> io::Result<Cache> {
+        let memory = moka::future::Cache::builder()
+            .max_capacity(memory_bytes)
+            .weigher(|_, loaded: &Arc<Loaded>| u32::try_from(loaded.bytes).unwrap_or(u32::MAX))
+            .build();
+        Ok(Cache { disk: Arc::new(Disk::open(engine, dir, key)?), memory })
+    }
+}
+
+impl Jar {
+    /// Code that was compiled before: from memory, else from disk. Never compiles.
+    pub(crate) async fn find(
+        &self,
+        artifact: ArtifactHash,
+    ) -> Result<Option<Arc<Loaded>>, Arc<impl std::error::Error + use<>>> {
+        if let Some(loaded) = self.cache.memory.get(&artifact).await {
+            return Ok(Some(loaded));
+        }
+        let load = async { self.load_from_disk(artifact).await.map_err(FindError) };
+        match self.cache.memory.try_get_with(artifact, load).await {
+            Ok(loaded) => Ok(Some(loaded)),
+            Err(error) if matches!(error.0, LoadError::Missing | LoadError::Unusable(_)) => Ok(None),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// The code of a component that passed the structural check: from memory or disk, else compiled. Whoever asks for
+    /// the same component meanwhile waits for the same compilation.
+    pub(crate) async fn find_or_compile(
+        &self,
+        artifact: ArtifactHash,
+        component: &Bytes,
+    ) -> Result<Arc<Loaded>, InspectError> {
+        let load = async {
+            match self.load_from_disk(artifact).await {
+                Err(LoadError::Missing | LoadError::Unusable(_)) => {}
+                found => return found,
+            }
+            let code = self.compiler.compile(component).await.map_err(|error| match error {
+                InspectError::Rejected(rejection) => LoadError::Rejected(rejection),
+                InspectError::Failed(error) => LoadError::Failed(error),
+            })?;
+            let disk = Arc::clone(&self.cache.disk);
+            blocking(move || disk.write(artifact, &code)).await?;
+            self.load_from_disk(artifact).await
+        };
+        self.cache.memory.try_get_with(artifact, load).await.map_err(|error| match &*error {
+            LoadError::Rejected(rejection) => InspectError::Rejected(rejection.clone()),
+            // The pool has no room for it: too many memories, tables or instances, or too large ones.
+            LoadError::Unusable(words) => Rejection::new("component.too_complex", words.clone()).into(),
+            LoadError::Missing | LoadError::Failed(_) => InspectError::Failed(error.into()),
+        })
+    }
+
+    async fn load_from_disk(&self, artifact: ArtifactHash) -> Result<Arc<Loaded>, LoadError> {
+        let (disk, engine, linker) = (Arc::clone(&self.cache.disk), self.engine.clone(), self.linker.clone());
+        let code = blocking(move || {
+            let Some((component, bytes)) = disk.load(&engine, artifact)? else { return Ok(Err(LoadError::Missing)) };
+            let component = component.map_err(|error| LoadError::Unusable(format!("{error:#}")));
+            Ok(component.and_then(|component| prepare(&linker, component, bytes).map_err(LoadError::Rejected)))
+        });
+        code.await?.map(Arc::new)
+    }
+}
+
+async fn blocking<T: Send + 'static>(work: impl FnOnce() -> io::Result<T> + Send + 'static) -> Result<T, LoadError> {
+    match tokio::task::spawn_blocking(work).await {
+        Ok(done) => done.map_err(|error| LoadError::Failed(error.into())),
+        Err(error) => Err(LoadError::Failed(error.into())),
+    }
+}
+
+/// Links a component. The linker has the last word on what may be imported.
+fn prepare(linker: &Linker<Sandbox>, component: Component, bytes: u64) -> Result<Loaded, Rejection> {
+    let contract = component
+        .component_type()
+        .exports(linker.engine())
+        .find_map(|(name, _)| check::contract_of(name))
+        .ok_or_else(check::no_toolbox)?;
+    let pre = linker
+        .instantiate_pre(&component)
+        .map_err(|error| Rejection::new("component.unknown_import", format!("{error:#}")))?;
+    let pre = ToolPre::new(pre)
+        .map_err(|error| Rejection::new("component.no_toolbox", format!("the toolbox does not fit: {error:#}")))?;
+    Ok(Loaded { pre, contract, bytes })
+}
+
+/// A directory of compiled code: `<content>-<engine>.cwasm`, and its MAC beside it.
+struct Disk {
+    dir: PathBuf,
+    key: Zeroizing<[u8; 32]>,
+    /// Everything that shapes code: the engine's version, its settings, its price of each operation.
+    engine: String,
+}
+
+impl Disk {
+    fn open(engine: &Engine, dir: PathBuf, key: Zeroizing<[u8; 32]>) -> io::Result<Disk> {
+        DirBuilder::new().recursive(true).mode(0o700).create(&dir)?;
+        // The directory may be older than this program, and wider open.
+        std::fs::set_permissions(&dir, std::fs::Permissions::from_mode(0o700))?;
+        let mut digest = Hashed(Sha256::new());
+        engine.precompile_compatibility_hash().hash(&mut digest);
+        digest.0.update(CODE_VERSION.to_le_bytes());
+        Ok(Disk { dir, key, engine: hex::encode(&digest.0.finalize()[..16]) })
+    }
+
+    fn code_path(&self, artifact: ArtifactHash) -> PathBuf {
+        self.dir.join(format!("{}-{}.cwasm", artifact.hex(), self.engine))
+    }
+
+    fn mac(&self, artifact: ArtifactHash) -> io::Result<Hmac<Sha256>> {
+        let mut mac = Hmac::<Sha256>::new_from_slice(self.key.as_slice()).map_err(io::Error::other)?;
+        mac.update(artifact.as_bytes());
+        mac.update(self.engine.as_bytes());
+        Ok(mac)
+    }
+
+    fn write(&self, artifact: ArtifactHash, code: &[u8]) -> io::Result<()> {
+        let mut mac = self.mac(artifact)?;
+        mac.update(code);
+        let path = self.code_path(artifact);
+        // Code without its MAC is compiled again; a MAC without its code is not looked at. So either may come first.
+        self.write_file(&path, code)?;
+        self.write_file(&mac_path(&path), &mac.finalize().into_bytes())
+    }
+
+    fn write_file(&self, path: &Path, bytes: &[u8]) -> io::Result<()> {
+        let mut file = tempfile::NamedTempFile::new_in(&self.dir)?;
+        file.write_all(bytes)?;
+        file.persist(path)?;
+        Ok(())
+    }
+
+    /// Maps code that this key vouches for. What it does not vouch for is removed and not loaded.
+    fn load(&self, engine: &Engine, artifact: ArtifactHash) -> io::Result<Option<(wasmtime::Result<Component>, u64)>> {
+        let path = self.code_path(artifact);
+        let (Some(mut file), Some(mut sidecar)) = (open(&path)?, open(&mac_path(&path))?) else { return Ok(None) };
+        let mut expected = Vec::with_capacity(32);
+        Read::by_ref(&mut sidecar).take(33).read_to_end(&mut expected)?;
+        let mut mac = self.mac(artifact)?;
+        let mut bytes = 0;
+        let mut buffer = vec![0; READ_BYTES];
+        loop {
+            match file.read(&mut buffer)? {
+                0 => break,
+                read => {
+                    mac.update(&buffer[..read]);
+                    bytes += read as u64;
+                }
+            }
+        }
+        if mac.verify_slice(&expected).is_err() {
+            tracing::warn!(artifact = %artifact, "compiled code does not match its MAC; it is compiled again");
+            self.remove(&path);
+            return Ok(None);
+        }
+        Ok(Some((map(engine, &file), bytes)))
+    }
+
+    fn remove(&self, path: &Path) {
+        for path in [path, &mac_path(path)] {
+            if let Err(error) = std::fs::remove_file(path)
+                && error.kind() != io::ErrorKind::NotFound
+            {
+                tracing::warn!(error = %error, "compiled code that is not trusted cannot be removed");
+            }
+        }
+    }
+}
+
+/// Maps the open file itself, so that what was verified is what runs, whatever is renamed meanwhile.
+#[expect(unsafe_code, reason = "mapping compiled code is running it; this is where it is vouched for")]
+fn map(engine: &Engine, file: &File) -> wasmtime::Result<Component> {
+    let path = format!("/proc/self/fd/{}", file.as_raw_fd());
+    // SAFETY: the bytes of this very inode carry a MAC by a key that only this host holds, so a compiler of this host
+    // wrote them for this engine. They lie in a directory with mode 0700 and are replaced by rename, never in place.
+    unsafe { Component::deserialize_file(engine, path) }
+}
+
+fn open(path: &Path) -> io::Result<Option<File>> {
+    match File::open(path) {
+        Ok(file) => Ok(Some(file)),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+        Err(error) => Err(error),
+    }
+}
+
+fn mac_path(path: &Path) -> PathBuf {
+    path.with_extension("mac")
+}
+
+/// Hashes with SHA-256 what only knows `Hasher`.
+struct Hashed(Sha256);
+
+impl Hasher for Hashed {
+    fn write(&mut self, bytes: &[u8]) {
+        self.0.update(bytes);
+    }
+
+    /// Nobody asks: the digest is taken instead.
+    fn finish(&self) -> u64 {
+        0
+    }
+}

@@ -1,0 +1,390 @@
+//! The structural check: one pass over the bytes before any compiler sees them. It bounds what nested components unfold
+//! to, names what this host cannot link, and says what to do about everything else that is not a tool.
+
+use tool_api::Rejection;
+use wasmparser::{
+    ComponentAlias, ComponentExternalKind, ComponentInstance, ComponentOuterAliasKind, ComponentTypeRef, Encoding,
+    Instance, Parser, Payload,
+};
+
+use crate::capabilities::PACKAGES;
+
+/// Instances that one call makes, with nesting multiplied out. A Python component has 14; a "billion laughs" of 600
+/// bytes has 10^8 and would take the compiler's memory first.
+const INSTANCES_MAX: u64 = 256;
+/// Components inside components.
+const DEPTH_MAX: usize = 16;
+/// Core modules and nested components. Python components have dozens.
+const PARTS_MAX: u64 = 256;
+/// Functions of all modules together.
+const FUNCTIONS_MAX: u64 = 100_000;
+/// Bytes of one function: compile time grows faster than a function does.
+const BODY_BYTES_MAX: usize = 512 << 10;
+/// Local variables of one function.
+const LOCALS_MAX: u64 = 10_000;
+/// Types of all modules and components together.
+const TYPES_MAX: u64 = 50_000;
+/// Imports and exports of all modules together: dynamically linked guests have thousands.
+const NAMES_MAX: u64 = 100_000;
+/// Imports of the component itself.
+const IMPORTS_MAX: u32 = 256;
+/// Unknown imports that a refusal names.
+const NAMED_MAX: usize = 10;
+
+/// The toolbox interface, without its version.
+const TOOLBOX: &str = "belljar:tool/toolbox";
+
+/// Refuses what cannot become a tool.
+pub(crate) fn check(bytes: &[u8]) -> Result<(), Rejection> {
+    recognise(bytes)?;
+    let mut check = Check::default();
+    for payload in Parser::new(0).parse_all(bytes) {
+        check.payload(payload.map_err(broken)?)?;
+    }
+    check.finish()
+}
+
+/// `belljar:tool@0.1.0` for the export of a toolbox that this host can call.
+pub(crate) fn contract_of(export: &str) -> Option<String> {
+    let (interface, version) = export.split_once('@')?;
+    (interface == TOOLBOX && fits("0.1", version)).then(|| format!("belljar:tool@{version}"))
+}
+
+pub(crate) fn no_toolbox() -> Rejection {
+    Rejection::new(
+        "component.no_toolbox",
+        format!(
+            "the component does not export `{TOOLBOX}@0.1`; write the tool with the guest SDK (`belljar tool new NAME`)"
+        ),
+    )
+}
+
+fn recognise(bytes: &[u8]) -> Result<(), Rejection> {
+    if Parser::is_component(bytes) {
+        return Ok(());
+    }
+    if Parser::is_core_wasm(bytes) {
+        return Err(Rejection::new(
+            "component.core_module",
+            "this is a core WebAssembly module, not a component; build it with `cargo build --target wasm32-wasip2`, or \
+             turn it into a component with `wasm-tools component new`",
+        ));
+    }
+    let words = match bytes {
+        [] => "the upload is empty; send the bytes of a WebAssembly component",
+        [0x7f, b'E', b'L', b'F', ..] => "this is native or precompiled code; upload the WebAssembly component itself",
+        [b'(', ..] => "this is WebAssembly text; turn it into a binary with `wasm-tools parse`",
+        _ => "this is not WebAssembly; upload the `.wasm` file that `cargo build --target wasm32-wasip2` makes",
+    };
+    Err(Rejection::new("component.not_wasm", words))
+}
+
+fn broken(error: wasmparser::BinaryReaderError) -> Rejection {
+    Rejection::new("component.not_wasm", format!("the component is damaged: {error}; build and upload it again"))
+}
+
+fn too_complex(words: impl std::fmt::Display) -> Rejection {
+    Rejection::new("component.too_complex", format!("the component is too complex: {words}; split the tool"))
+}
+
+#[derive(Default)]
+struct Check {
+    /// The parts that are open, outermost first.
+    open: Vec<Part>,
+    instances: u64,
+    parts: u64,
+    functions: u64,
+    types: u64,
+    names: u64,
+    unknown: Vec<String>,
+    has_toolbox: bool,
+}
+
+/// A component or module whose end was not seen yet.
+struct Part {
+    is_component: bool,
+    /// Its index space of components: how many instances each makes; `None` when it comes from outside.
+    components: Vec<Option<u64>>,
+    /// Instances that one instantiation of this part makes, its own not counted.
+    instances: u64,
+}
+
+impl Check {
+    fn payload(&mut self, payload: Payload<'_>) -> Result<(), Rejection> {
+        match payload {
+            Payload::Version { encoding, .. } => self.begin(encoding == Encoding::Component),
+            Payload::End(_) => {
+                self.end();
+                Ok(())
+            }
+            Payload::InstanceSection(section) => {
+                for instance in section {
+                    if matches!(instance.map_err(broken)?, Instance::Instantiate { .. }) {
+                        self.instantiate(Some(0))?;
+                    }
+                }
+                Ok(())
+            }
+            Payload::ComponentInstanceSection(section) => {
+                for instance in section {
+                    if let ComponentInstance::Instantiate { component_index, .. } = instance.map_err(broken)? {
+                        let target = self.component(0, component_index);
+                        self.instantiate(target)?;
+                    }
+                }
+                Ok(())
+            }
+            Payload::ComponentAliasSection(section) => {
+                for alias in section {
+                    match alias.map_err(broken)? {
+                        ComponentAlias::InstanceExport { kind: ComponentExternalKind::Component, .. } => {
+                            self.define(None);
+                        }
+                        ComponentAlias::Outer { kind: ComponentOuterAliasKind::Component, count, index } => {
+                            let target = self.component(count as usize, index);
+                            self.define(target);
+                        }
+                        _ => {}
+                    }
+                }
+                Ok(())
+            }
+            Payload::ComponentImportSection(section) => {
+                if self.open.len() == 1 && section.count() > IMPORTS_MAX {
+                    return Err(too_complex(format_args!("more than {IMPORTS_MAX} imports")));
+                }
+                for import in section {
+                    let import = import.map_err(broken)?;
+                    if self.open.len() == 1 && !is_linked(import.name.name) {
+                        self.unknown.push(import.name.name.into());
+                    }
+                    if matches!(import.ty, ComponentTypeRef::Component(_)) {
+                        self.define(None);
+                    }
+                }
+                Ok(())
+            }
+            Payload::ComponentExportSection(section) => {
+                for export in section {
+                    let export = export.map_err(broken)?;
+                    if self.open.len() == 1 && contract_of(export.name.name).is_some() {
+                        self.has_toolbox = true;
+                    }
+                    // An export adds to the index space that it exports from.
+                    if export.kind == ComponentExternalKind::Component {
+                        let target = self.component(0, export.index);
+                        self.define(target);
+                    }
+                }
+                Ok(())
+            }
+            Payload::TypeSection(section) => count(&mut self.types, section.count(), TYPES_MAX, "types"),
+            Payload::CoreTypeSection(section) => count(&mut self.types, section.count(), TYPES_MAX, "types"),
+            Payload::ComponentTypeSection(section) => count(&mut self.types, section.count(), TYPES_MAX, "types"),
+            Payload::ImportSection(section) => {
+                count(&mut self.names, section.count(), NAMES_MAX, "imports and exports")
+            }
+            Payload::ExportSection(section) => {
+                count(&mut self.names, section.count(), NAMES_MAX, "imports and exports")
+            }
+            Payload::FunctionSection(section) => {
+                count(&mut self.functions, section.count(), FUNCTIONS_MAX, "functions")
+            }
+            Payload::CodeSectionEntry(body) => {
+                if body.range().len() > BODY_BYTES_MAX {
+                    return Err(too_complex(format_args!("a function has more than {BODY_BYTES_MAX} bytes")));
+                }
+                let mut locals = 0;
+                for local in body.get_locals_reader().map_err(broken)? {
+                    count(&mut locals, local.map_err(broken)?.0, LOCALS_MAX, "local variables in one function")?;
+                }
+                Ok(())
+            }
+            _ => Ok(()),
+        }
+    }
+
+    fn begin(&mut self, is_component: bool) -> Result<(), Rejection> {
+        count(&mut self.parts, 1, PARTS_MAX, "modules and components inside it")?;
+        if self.open.len() >= DEPTH_MAX {
+            return Err(too_complex(format_args!("components are nested more than {DEPTH_MAX} deep")));
+        }
+        self.open.push(Part { is_component, components: Vec::new(), instances: 0 });
+        Ok(())
+    }
+
+    fn end(&mut self) {
+        let Some(part) = self.open.pop() else { return };
+        if self.open.is_empty() {
+            self.instances = part.instances;
+        } else if part.is_component {
+            self.define(Some(part.instances));
+        }
+    }
+
+    /// The part that is being read instantiates one that makes `inner` instances.
+    fn instantiate(&mut self, inner: Option<u64>) -> Result<(), Rejection> {
+        let Some(inner) = inner else {
+            return Err(too_complex("it instantiates a component that it gets from outside"));
+        };
+        let Some(part) = self.open.last_mut() else { return Ok(()) };
+        part.instances = part.instances.saturating_add(1).saturating_add(inner);
+        if part.instances > INSTANCES_MAX {
+            return Err(too_complex(format_args!("its nested components make more than {INSTANCES_MAX} instances")));
+        }
+        Ok(())
+    }
+
+    /// Adds a component to the index space of the part that is being read.
+    fn define(&mut self, instances: Option<u64>) {
+        if let Some(part) = self.open.last_mut() {
+            part.components.push(instances);
+        }
+    }
+
+    /// A component of the part `outwards` levels around the one that is being read.
+    fn component(&self, outwards: usize, index: u32) -> Option<u64> {
+        let part = self.open.iter().rev().nth(outwards)?;
+        *part.components.get(index as usize)?
+    }
+
+    fn finish(self) -> Result<(), Rejection> {
+        if !self.unknown.is_empty() {
+            let more = if self.unknown.len() > NAMED_MAX { ", ..." } else { "" };
+            let names =
+                self.unknown.iter().take(NAMED_MAX).map(|name| format!("`{name}`")).collect::<Vec<_>>().join(", ");
+            return Err(Rejection::new(
+                "component.unknown_import",
+                format!(
+                    "the component imports what this host does not have: {names}{more}; a tool may import `wasi:*@0.2`, \
+                     `wasi:config`, `wasi:logging`, `wasi:keyvalue` and `belljar:tool@0.1`"
+                ),
+            ));
+        }
+        if self.has_toolbox { Ok(()) } else { Err(no_toolbox()) }
+    }
+}
+
+fn count(total: &mut u64, more: u32, max: u64, what: &str) -> Result<(), Rejection> {
+    *total += u64::from(more);
+    if *total > max { Err(too_complex(format_args!("more than {max} {what}"))) } else { Ok(()) }
+}
+
+/// Whether an import's package is linked in a version that fits.
+fn is_linked(import: &str) -> bool {
+    let (interface, version) = import.split_once('@').unwrap_or((import, ""));
+    let Some((package, _)) = interface.split_once('/') else { return false };
+    PACKAGES.iter().any(|(name, linked)| *name == package && fits(linked, version))
+}
+
+/// `linked` is `0.2` for all of its releases, or one exact version.
+fn fits(linked: &str, version: &str) -> bool {
+    if linked == version {
+        return true;
+    }
+    let is_series = linked.split('.').count() == 2;
+    is_series
+        && version
+            .strip_prefix(linked)
+            .and_then(|rest| rest.strip_prefix('.'))
+            .is_some_and(|patch| !patch.is_empty() && patch.bytes().all(|b| b.is_ascii_digit()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn refusal(wat: &str) -> String {
+        check(&wat::parse_str(wat).unwrap()).unwrap_err().code
+    }
+
+    #[test]
+    fn what_is_not_a_component_is_told_so() {
+        for (bytes, code) in [
+            (b"".as_slice(), "component.not_wasm"),
+            (b"(component)", "component.not_wasm"),
+            (b"\x7fELF\x02\x01\x01", "component.not_wasm"),
+            (b"#!/bin/sh", "component.not_wasm"),
+            (b"\0asm\x01\0\0\0", "component.core_module"),
+            (b"\0asm\x0d\0\x01\0\xff\xff", "component.not_wasm"),
+            (b"\0asm\x0d\0\x01\0", "component.no_toolbox"),
+        ] {
+            assert_eq!(check(bytes).unwrap_err().code, code, "{bytes:?}");
+        }
+    }
+
+    #[test]
+    fn imports_are_known_by_package_and_version() {
+        for (import, linked) in [
+            ("wasi:cli/environment@0.2.0", true),
+            ("wasi:cli/environment@0.2.99", true),
+            ("wasi:cli/environment@0.3.0", false),
+            ("wasi:cli/environment@0.2.0-rc", false),
+            ("wasi:cli/environment", false),
+            ("wasi:logging/logging", true),
+            ("wasi:logging/logging@0.1.0-draft", true),
+            ("wasi:keyvalue/store@0.2.0-draft", true),
+            ("wasi:keyvalue/store@0.2.0-draft2", false),
+            ("wasi:config/store@0.2.0-rc.1", true),
+            ("belljar:tool/context@0.1.0", true),
+            ("belljar:tool/context@1.0.0", false),
+            ("acme:db/sql@0.2.0", false),
+            ("a-function", false),
+        ] {
+            assert_eq!(is_linked(import), linked, "{import}");
+        }
+        let unknown = r#"(component (import "acme:db/sql@1.0.0" (instance)) (import "wasi:io/poll@0.2.3" (instance)))"#;
+        let rejection = check(&wat::parse_str(unknown).unwrap()).unwrap_err();
+        assert_eq!(rejection.code, "component.unknown_import");
+        assert!(rejection.detail.contains("`acme:db/sql@1.0.0`"), "{rejection}");
+        assert!(!rejection.detail.contains("wasi:io/poll"), "{rejection}");
+    }
+
+    #[test]
+    fn a_toolbox_is_known_by_name_and_series() {
+        assert_eq!(contract_of("belljar:tool/toolbox@0.1.7").as_deref(), Some("belljar:tool@0.1.7"));
+        assert_eq!(contract_of("belljar:tool/toolbox@0.2.0"), None);
+        assert_eq!(contract_of("belljar:tool/toolbox"), None);
+        assert_eq!(contract_of("acme:tool/toolbox@0.1.0"), None);
+    }
+
+    /// Each level instantiates the one below ten times.
+    pub(crate) fn billion_laughs(levels: usize) -> String {
+        let mut wat = String::from("(component $c0 (core module $m) (core instance (instantiate $m)))");
+        for level in 1..=levels {
+            let instances = format!("(instance (instantiate $c{}))", level - 1).repeat(10);
+            wat = format!("(component $c{level} {wat} {instances})");
+        }
+        wat
+    }
+
+    #[test]
+    fn nested_components_are_multiplied_out() {
+        assert_eq!(refusal(&billion_laughs(1)), "component.no_toolbox");
+        assert_eq!(refusal(&billion_laughs(3)), "component.too_complex");
+        assert_eq!(refusal(&billion_laughs(8)), "component.too_complex");
+        // By aliases of an outer component, and through an export that renames it.
+        let laughs = "(instance (instantiate $a))".repeat(20);
+        let by_alias = format!(
+            r#"(component
+                (component $a (core module $m) (core instance (instantiate $m)))
+                (component $b (alias outer 1 0 (component $a)) {laughs})
+                (export $c "c" (component $b))
+                {} )"#,
+            "(instance (instantiate $c))".repeat(20)
+        );
+        assert_eq!(refusal(&by_alias), "component.too_complex");
+        let from_outside = r#"(component (component $a (import "c" (component $c)) (instance (instantiate $c))))"#;
+        assert_eq!(refusal(from_outside), "component.too_complex");
+        let deep = (0..DEPTH_MAX).fold("(component)".to_owned(), |inner, _| format!("(component {inner})"));
+        assert_eq!(refusal(&deep), "component.too_complex");
+    }
+
+    #[test]
+    fn functions_are_bounded() {
+        let locals = format!("(component (core module (func (local {}))))", "i32 ".repeat(10_001));
+        assert_eq!(refusal(&locals), "component.too_complex");
+        let body = format!("(component (core module (func {})))", "nop ".repeat(BODY_BYTES_MAX));
+        assert_eq!(refusal(&body), "component.too_complex");
+    }
+}

@@ -1,0 +1,249 @@
+//! The product on a random port, and clients for its people.
+
+use std::{net::SocketAddr, path::PathBuf, time::Duration};
+
+use belljar::{
+    config::Platform,
+    serve::{self, Listeners},
+    wire,
+};
+use bytes::Bytes;
+use domain::SecretString;
+use eventsource_stream::Eventsource;
+use futures::StreamExt;
+use kit::TestDb;
+use reqwest::{Method, RequestBuilder, Response, StatusCode};
+use serde_json::{Value, json};
+use tenancy::{DbSettings, keys::KeyKind};
+use tokio::{sync::oneshot, task::JoinHandle};
+
+const OPERATOR_TOKEN: &str = "the-operator-token-of-a-test";
+
+/// The whole product. Dropped, it is told to stop.
+pub(crate) struct TestApp {
+    pub(crate) db: TestDb,
+    pub(crate) tenant_url: String,
+    pub(crate) operator_url: String,
+    pub(crate) http: reqwest::Client,
+    stop: Option<oneshot::Sender<()>>,
+    serving: Option<JoinHandle<anyhow::Result<()>>>,
+    _cache: tempfile::TempDir,
+}
+
+impl TestApp {
+    pub(crate) async fn start() -> TestApp {
+        TestApp::with_egress(Vec::new()).await
+    }
+
+    /// With private addresses that tenants may reach.
+    pub(crate) async fn with_egress(allow_egress: Vec<SocketAddr>) -> TestApp {
+        let db = TestDb::start().await;
+        let cache = tempfile::tempdir().unwrap();
+        let any = "127.0.0.1:0".parse().unwrap();
+        let listeners = Listeners::bind(any, any).await.unwrap();
+        let url = |listener: &tokio::net::TcpListener| format!("http://{}", listener.local_addr().unwrap());
+        let (tenant_url, operator_url) = (url(&listeners.tenant), url(&listeners.operator));
+        let app = Box::pin(wire::assemble(wire::Settings {
+            database: DbSettings { url: SecretString::from(db.url()), connections: 8 },
+            master_key: kit::master_key(),
+            cache_dir: cache.path().join("compiled"),
+            compile_command: vec![env!("CARGO_BIN_EXE_e2e-compile-component").into()],
+            key_kind: KeyKind::Test,
+            operator_token: Some(SecretString::from(OPERATOR_TOKEN)),
+            concurrent_runs: 64,
+            concurrent_tool_calls: 16,
+            allow_egress,
+            platform: Platform::default(),
+        }))
+        .await
+        .unwrap();
+        let (stop, stopped) = oneshot::channel();
+        let until = async move {
+            let _ = stopped.await;
+        };
+        #[expect(clippy::disallowed_methods, reason = "the test waits for it in `stop`")]
+        let serving = tokio::spawn(serve::run(app, listeners, Duration::from_secs(10), until));
+        #[expect(clippy::disallowed_methods, reason = "a test's client is no way out of the product")]
+        let http = reqwest::Client::builder().no_proxy().timeout(Duration::from_secs(120)).build().unwrap();
+        TestApp { db, tenant_url, operator_url, http, stop: Some(stop), serving: Some(serving), _cache: cache }
+    }
+
+    /// Stops as on SIGTERM and waits until all work has ended.
+    pub(crate) async fn stop(mut self) {
+        drop(self.stop.take());
+        self.serving.take().unwrap().await.unwrap().unwrap();
+    }
+
+    /// A tenant on the plan `pro`, made by the operator, with a key for everything.
+    pub(crate) async fn tenant(&self, name: &str) -> Client {
+        let tenant = self.operator().post("/operator/v1/tenants", json!({"name": name, "plan": "pro"})).await.created();
+        let id = tenant["id"].as_str().unwrap().to_owned();
+        let key = json!({"name": "test", "scopes": ["admin"]});
+        let key = self.operator().post(&format!("/operator/v1/tenants/{id}/api-keys"), key).await.created();
+        let mut client = self.client(key["key"].as_str().unwrap());
+        client.tenant = id;
+        client
+    }
+
+    pub(crate) fn client(&self, key: &str) -> Client {
+        Client { http: self.http.clone(), url: self.tenant_url.clone(), key: key.to_owned(), tenant: String::new() }
+    }
+
+    pub(crate) fn operator(&self) -> Client {
+        Client {
+            http: self.http.clone(),
+            url: self.operator_url.clone(),
+            key: OPERATOR_TOKEN.to_owned(),
+            tenant: String::new(),
+        }
+    }
+}
+
+impl Drop for TestApp {
+    fn drop(&mut self) {
+        if let Some(serving) = self.serving.take() {
+            serving.abort();
+        }
+    }
+}
+
+/// Somebody with a key.
+#[derive(Clone)]
+pub(crate) struct Client {
+    http: reqwest::Client,
+    url: String,
+    pub(crate) key: String,
+    /// `ten_...`
+    pub(crate) tenant: String,
+}
+
+impl Client {
+    /// A request with the key, not yet sent.
+    pub(crate) fn request(&self, method: Method, path: &str) -> RequestBuilder {
+        self.http.request(method, format!("{}{path}", self.url)).bearer_auth(&self.key)
+    }
+
+    pub(crate) async fn get(&self, path: &str) -> Answer {
+        Answer::of(self.request(Method::GET, path)).await
+    }
+
+    pub(crate) async fn delete(&self, path: &str) -> Answer {
+        Answer::of(self.request(Method::DELETE, path)).await
+    }
+
+    pub(crate) async fn post(&self, path: &str, body: Value) -> Answer {
+        Answer::of(self.request(Method::POST, path).json(&body)).await
+    }
+
+    pub(crate) async fn put(&self, path: &str, body: Value) -> Answer {
+        Answer::of(self.request(Method::PUT, path).json(&body)).await
+    }
+
+    pub(crate) async fn patch(&self, path: &str, body: Value) -> Answer {
+        Answer::of(self.request(Method::PATCH, path).json(&body)).await
+    }
+
+    /// Uploads a component and waits for the verdict.
+    pub(crate) async fn upload(&self, tool: &str, component: impl Into<Bytes>) -> Answer {
+        let request = self
+            .request(Method::POST, &format!("/v1/tools/{tool}/versions"))
+            .header("content-type", "application/wasm")
+            .body(component.into());
+        Answer::of(request).await
+    }
+
+    /// An agent on the demo model with the newest versions of these tools.
+    pub(crate) async fn agent(&self, name: &str, tools: &[&str]) {
+        let tools: Vec<Value> = tools.iter().map(|tool| json!({"tool": tool, "version": "latest"})).collect();
+        let agent = json!({"name": name, "system_prompt": "You help.", "model": "demo", "tools": tools});
+        self.post("/v1/agents", agent).await.created();
+    }
+
+    /// One turn, as JSON, whatever it came to.
+    pub(crate) async fn chat(&self, agent: &str, message: &str) -> Value {
+        self.post(&format!("/v1/agents/{agent}/chat"), json!({"message": message})).await.ok()
+    }
+
+    /// One turn, as a stream: the events in order, each `(id, event, data)`.
+    pub(crate) async fn chat_stream(&self, agent: &str, message: &str) -> Vec<(String, String, Value)> {
+        let path = format!("/v1/agents/{agent}/chat");
+        let request = self.request(Method::POST, &path).json(&json!({"message": message, "stream": true}));
+        events(request.send().await.unwrap()).await
+    }
+}
+
+/// Reads an event stream to its end.
+pub(crate) async fn events(response: Response) -> Vec<(String, String, Value)> {
+    assert_eq!(response.status(), StatusCode::OK);
+    response
+        .bytes_stream()
+        .eventsource()
+        .map(|event| {
+            let event = event.unwrap();
+            (event.id, event.event, serde_json::from_str(&event.data).unwrap())
+        })
+        .collect()
+        .await
+}
+
+/// What came back.
+#[derive(Debug)]
+pub(crate) struct Answer {
+    pub(crate) status: u16,
+    pub(crate) headers: reqwest::header::HeaderMap,
+    pub(crate) text: String,
+}
+
+impl Answer {
+    pub(crate) async fn of(request: RequestBuilder) -> Answer {
+        let response = request.send().await.unwrap();
+        let (status, headers) = (response.status().as_u16(), response.headers().clone());
+        Answer { status, headers, text: response.text().await.unwrap() }
+    }
+
+    pub(crate) fn json(&self) -> Value {
+        serde_json::from_str(&self.text).unwrap_or_else(|error| panic!("{error}: {} {}", self.status, self.text))
+    }
+
+    #[track_caller]
+    pub(crate) fn ok(self) -> Value {
+        assert_eq!(self.status, 200, "{}", self.text);
+        self.json()
+    }
+
+    #[track_caller]
+    pub(crate) fn created(self) -> Value {
+        assert_eq!(self.status, 201, "{}", self.text);
+        assert!(self.headers.contains_key("location"), "a created thing has a Location: {:?}", self.headers);
+        self.json()
+    }
+
+    /// A problem with this status and code, in the form of every problem.
+    #[track_caller]
+    pub(crate) fn problem(self, status: u16, code: &str) -> Value {
+        assert_eq!(self.status, status, "{}", self.text);
+        assert_eq!(self.headers["content-type"], "application/problem+json");
+        let problem = self.json();
+        assert_eq!(problem["code"], code, "{}", self.text);
+        for field in ["type", "title", "detail", "request_id"] {
+            assert!(problem[field].as_str().is_some_and(|text| !text.is_empty()), "{field}: {}", self.text);
+        }
+        assert_eq!(problem["status"], status);
+        problem
+    }
+}
+
+/// A built component: an example tool or a guest, by its file name.
+pub(crate) fn component(name: &str) -> Bytes {
+    let folder = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../../target/guests");
+    let path = folder.join(format!("{name}.wasm"));
+    std::fs::read(&path)
+        .unwrap_or_else(|error| panic!("{}: {error}; build the guests first: cargo xtask guests", path.display()))
+        .into()
+}
+
+/// A guest written as text.
+pub(crate) fn text_component(name: &str) -> Bytes {
+    let path = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join(format!("../guests/wat/{name}.wat"));
+    wat::parse_file(path).unwrap().into()
+}
