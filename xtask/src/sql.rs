@@ -54,7 +54,9 @@ fn ask(workspace: &Workspace, database_url: &str, records: &Path) -> Result<()> 
         touch(root)?;
         check.args(["--package", name]);
     }
-    workspace::run(check.env("DATABASE_URL", database_url).env("SQLX_OFFLINE", "false").env("SQLX_OFFLINE_DIR", records))?;
+    workspace::run(
+        check.env("DATABASE_URL", database_url).env("SQLX_OFFLINE", "false").env("SQLX_OFFLINE_DIR", records),
+    )?;
     // The next build must not take these for compiled from `.sqlx`.
     packages.iter().try_for_each(|(_, root)| touch(root))
 }

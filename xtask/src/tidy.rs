@@ -88,7 +88,11 @@ fn headers(root: &Path, packages: &[Package], wrong: &mut Vec<String>) -> Result
             None => wrong.push(format!("`{}` has no line `//! May use: ...`", path.display())),
             Some(says) => {
                 let everything = says.contains("everything");
-                let says = if everything { host.iter().filter(|name| **name != package.name).cloned().collect() } else { says };
+                let says = if everything {
+                    host.iter().filter(|name| **name != package.name).cloned().collect()
+                } else {
+                    says
+                };
                 if says != has {
                     wrong.push(format!("{}: its header says {says:?}, its manifest {has:?}", package.name));
                 }
@@ -167,7 +171,9 @@ fn forbidden_statement(text: &str) -> bool {
             ["set", "local" | "session" | "role" | "transaction" | "constraints", ..] => true,
             ["set", _, "=" | "to", ..] | ["reset", _] | ["start", "transaction", ..] => true,
             ["begin" | "commit" | "rollback" | "abort"] => true,
-            ["begin" | "commit" | "rollback" | "abort", "transaction" | "work" | "isolation" | "to" | "and", ..] => true,
+            ["begin" | "commit" | "rollback" | "abort", "transaction" | "work" | "isolation" | "to" | "and", ..] => {
+                true
+            }
             _ => false,
         }
     })

@@ -190,6 +190,14 @@ pub fn compile_command() -> anyhow::Result<Vec<OsString>> {
     Ok(vec![std::env::current_exe()?.into_os_string(), COMPILE_COMMAND.into()])
 }
 
+/// What a person types to start this program from any folder.
+pub(crate) fn me() -> String {
+    match std::env::args().next() {
+        Some(name) if !name.contains('/') => name,
+        _ => std::env::current_exe().map_or_else(|_| "belljar".to_owned(), |path| path.display().to_string()),
+    }
+}
+
 /// An error and its causes. A cause whose words its effect has quoted already is not told again.
 fn told(error: &anyhow::Error) -> String {
     error.chain().map(|cause| cause.to_string()).fold(String::new(), |told, cause| match told.as_str() {

@@ -30,6 +30,9 @@ const CONCURRENT_TOOL_CALLS_MAX: u32 = 1_000;
 const DRAIN_SECONDS_DEFAULT: u64 = 30;
 const DRAIN_SECONDS_MAX: u64 = 3_600;
 
+/// Lines of the log when nobody says. At `info` sqlx repeats each notice of the server.
+const LOG_DEFAULT: &str = "info,sqlx=warn";
+
 /// Model providers of the platform, by name.
 pub type Platform = BTreeMap<String, Endpoint>;
 
@@ -214,7 +217,8 @@ pub(crate) fn parse_master_key(text: &SecretString) -> Result<MasterKey, String>
 }
 
 pub(crate) fn dev(args: DevArgs) -> anyhow::Result<Dev> {
-    let beside = std::env::current_exe()?.parent().and_then(|folder| folder.parent()).map(|target| target.join("guests"));
+    let beside =
+        std::env::current_exe()?.parent().and_then(|folder| folder.parent()).map(|target| target.join("guests"));
     let tools_dirs = match args.tools_dir {
         Some(dir) => vec![dir],
         None => beside.into_iter().chain([PathBuf::from("target/guests")]).collect(),
@@ -271,7 +275,7 @@ fn platform() -> Platform {
 
 pub(crate) fn log() -> Log {
     Log {
-        filter: variable("BELLJAR_LOG").unwrap_or_else(|| "info".into()),
+        filter: variable("BELLJAR_LOG").unwrap_or_else(|| LOG_DEFAULT.into()),
         json: variable("BELLJAR_LOG_FORMAT").is_some_and(|format| format == "json"),
     }
 }

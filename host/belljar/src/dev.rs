@@ -11,7 +11,7 @@ use domain::{ExposeSecret, Limits};
 use tenancy::{DbSettings, keys::KeyKind};
 
 use crate::{
-    cli::compile_command,
+    cli::{self, compile_command},
     config::Dev,
     dev::{seed::Seeded, state::Owned},
     private_file, serve,
@@ -55,11 +55,7 @@ pub(crate) fn main(config: Dev) -> anyhow::Result<ExitCode> {
 }
 
 /// Everything between a running Postgres and an open door.
-async fn prepare(
-    config: &Dev,
-    database: &database::Database,
-    listeners: &serve::Listeners,
-) -> anyhow::Result<App> {
+async fn prepare(config: &Dev, database: &database::Database, listeners: &serve::Listeners) -> anyhow::Result<App> {
     let Owned { master_key, operator_token } = Owned::load(&config.data_dir)?;
     let urls = database.migrate(&master_key).await?;
     let app = wire::assemble(wire::Settings {
@@ -132,7 +128,8 @@ fn greeting(file: &DevFile, path: &Path, seeded: &Seeded, config: &Dev, limits: 
     text += &format!(
         "  curl -s {base_url}/v1/tools -H \"Authorization: Bearer $KEY\"\n  \
          curl -s {base_url}/v1/usage -H \"Authorization: Bearer $KEY\"\n  \
-         belljar tool new my-tool    # then follow its README\n"
+         {} tool new my-tool    # then follow its README\n",
+        cli::me()
     );
     text += &format!(
         "\nA tool call may use, when nobody says otherwise: {} fuel (about a second of plain work), {} MiB of memory, {} s,\n\

@@ -1,6 +1,6 @@
 //! Listening, working in the background, and an orderly end.
 
-use std::{future::Future, net::SocketAddr, pin::pin, process::ExitCode, sync::Arc, time::Duration};
+use std::{future::Future, io::IsTerminal, net::SocketAddr, pin::pin, process::ExitCode, sync::Arc, time::Duration};
 
 use anyhow::Context;
 use axum::Router;
@@ -8,13 +8,13 @@ use hyper_util::{
     rt::{TokioIo, TokioTimer},
     service::TowerToHyperService,
 };
+use tenancy::keys::KeyKind;
 use tokio::{
     net::{TcpListener, TcpStream},
     runtime::Runtime,
     signal::unix::{SignalKind, signal},
     sync::Semaphore,
 };
-use tenancy::keys::KeyKind;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use crate::{
@@ -100,9 +100,11 @@ fn raise_file_limit() {
 }
 
 pub(crate) fn start_log(log: &Log) -> anyhow::Result<()> {
-    let filter = tracing_subscriber::EnvFilter::try_new(&log.filter)
-        .with_context(|| format!("BELLJAR_LOG is `{}`: use a level, such as info, or target=level pairs", log.filter))?;
-    let lines = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
+    let filter = tracing_subscriber::EnvFilter::try_new(&log.filter).with_context(|| {
+        format!("BELLJAR_LOG is `{}`: use a level, such as info, or target=level pairs", log.filter)
+    })?;
+    let colours = std::io::stderr().is_terminal();
+    let lines = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).with_ansi(colours);
     let started = if log.json { lines.json().try_init() } else { lines.with_target(false).try_init() };
     started.map_err(|error| anyhow::anyhow!("the log does not start: {error}"))
 }

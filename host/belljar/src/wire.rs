@@ -9,8 +9,8 @@ use axum::Router;
 use billing_meter::prices;
 use domain::{Clock, Ids, SecretString, SystemClock, SystemIds};
 use egress::Egress;
-use model_providers::Providers;
 use gateway::Gateway;
+use model_providers::Providers;
 use tenancy::{
     Db, DbSettings,
     keys::{KeyHasher, KeyKind},

@@ -83,6 +83,10 @@ pub(crate) fn media_type(headers: &HeaderMap) -> String {
 }
 
 pub(crate) fn parse<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, RequestError> {
+    // Serde would take a list for the fields in their order.
+    if bytes.trim_ascii_start().starts_with(b"[") {
+        return Err(RequestError::field("", "send a JSON object, not a list"));
+    }
     // serde_json refuses more than 128 levels.
     let mut deserializer = serde_json::Deserializer::from_slice(bytes);
     let value = serde_path_to_error::deserialize(&mut deserializer)
@@ -194,6 +198,7 @@ mod tests {
             (r#"{"lines": [], "a/b~": 1}"#, "request.invalid", "/a~1b~0"),
             ("{}", "request.invalid", ""),
             ("[]", "request.invalid", ""),
+            (" [[1]]", "request.invalid", ""),
         ] {
             let error = parse::<Order>(body.as_bytes()).unwrap_err();
             assert_eq!(error.code(), code, "{body}");
@@ -210,7 +215,7 @@ mod tests {
         assert!(matches!(screen(br#"["a\u0000"]"#, Nul::Refused), Err(RequestError::Nul)));
         assert!(screen(br#"["a\u0000"]"#, Nul::Replaced).is_ok());
         assert!(screen(br#"["a\\u0000"]"#, Nul::Refused).is_ok());
-        let deep = "[".repeat(200);
+        let deep = r#"{"a":"#.repeat(200);
         assert_eq!(parse::<Value>(deep.as_bytes()).unwrap_err().code(), "request.bad_json");
     }
 

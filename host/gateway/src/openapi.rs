@@ -3,7 +3,7 @@
 use std::sync::LazyLock;
 
 use axum::response::{IntoResponse, Response};
-use http::{Method, header};
+use http::{Method, StatusCode, header};
 use serde_json::{Map, Value, json};
 use utoipa::{PartialSchema, ToSchema};
 
@@ -19,12 +19,15 @@ const METHODS: [(&str, Method); 5] = [
 
 static TENANT: LazyLock<Value> = LazyLock::new(|| {
     let document = tenant_api().into_openapi();
-    finish(&document, "Belljar", "An API key of the tenant. Each route names the scope that it needs.")
+    let bearer = json!({"type": "http", "scheme": "bearer", "description": "An API key of the tenant."});
+    let header = json!({"type": "apiKey", "in": "header", "name": "X-API-Key"});
+    finish(&document, "Belljar", json!({"bearer": bearer, "api_key": header}))
 });
 
 static OPERATOR: LazyLock<Value> = LazyLock::new(|| {
     let document = operator_api().into_openapi();
-    finish(&document, "Belljar, for its operator", "The operator's token.")
+    let bearer = json!({"type": "http", "scheme": "bearer", "description": "The operator's token."});
+    finish(&document, "Belljar, for its operator", json!({"bearer": bearer}))
 });
 
 /// Every route of the tenants' listener, but for `/openapi.json` itself.
@@ -59,12 +62,13 @@ fn listed(document: &Value) -> Vec<(Method, String)> {
         .collect()
 }
 
-fn finish(document: &utoipa::openapi::OpenApi, title: &str, security: &str) -> Value {
+fn finish(document: &utoipa::openapi::OpenApi, title: &str, schemes: Value) -> Value {
     // A document of ours always becomes JSON; a test reads it.
     let mut document = serde_json::to_value(document).unwrap_or_default();
     document["info"] = json!({"title": title, "version": env!("CARGO_PKG_VERSION")});
-    document["components"]["securitySchemes"] =
-        json!({"bearer": {"type": "http", "scheme": "bearer", "description": security}});
+    // Any one of them is enough.
+    let security = schemes.as_object().into_iter().flatten().map(|(name, _)| json!({name.as_str(): []})).collect();
+    document["components"]["securitySchemes"] = schemes;
     let mut schemas = Vec::new();
     ProblemBody::schemas(&mut schemas);
     schemas.push((ProblemBody::name().into_owned(), ProblemBody::schema()));
@@ -74,7 +78,7 @@ fn finish(document: &utoipa::openapi::OpenApi, title: &str, security: &str) -> V
     for (path, item) in document["paths"].as_object_mut().into_iter().flatten() {
         for (name, _) in METHODS {
             if let Some(operation) = item.get_mut(name).and_then(Value::as_object_mut) {
-                complete(path, name, operation);
+                complete(path, name, operation, &security);
             }
         }
     }
@@ -82,19 +86,25 @@ fn finish(document: &utoipa::openapi::OpenApi, title: &str, security: &str) -> V
 }
 
 /// What every operation has and no handler says.
-fn complete(path: &str, method: &str, operation: &mut Map<String, Value>) {
+fn complete(path: &str, method: &str, operation: &mut Map<String, Value>, security: &Value) {
     let open = matches!(path, "/healthz" | "/readyz" | "/metrics");
     let steps: Vec<&str> = path.split('/').filter(|step| !step.is_empty()).collect();
     let noun = steps.iter().find(|step| !matches!(**step, "v1" | "operator")).copied().unwrap_or_default();
     let id: Vec<&str> = steps.iter().map(|step| step.trim_matches(['{', '}'])).collect();
     operation.insert("operationId".into(), format!("{method}_{}", id.join("_").replace('-', "_")).into());
     operation.insert("tags".into(), json!([noun]));
-    operation.insert("security".into(), if open { json!([]) } else { json!([{"bearer": []}]) });
+    operation.insert("security".into(), if open { json!([]) } else { security.clone() });
     let parameters = operation.entry("parameters").or_insert_with(|| json!([]));
     for name in steps.iter().filter_map(|step| step.strip_prefix('{')?.strip_suffix('}')) {
         if let Some(parameters) = parameters.as_array_mut() {
             let schema = json!({"type": "string"});
             parameters.push(json!({"name": name, "in": "path", "required": true, "schema": schema}));
+        }
+    }
+    for (status, response) in operation["responses"].as_object_mut().into_iter().flatten() {
+        let reason = status.parse::<StatusCode>().ok().and_then(|status| status.canonical_reason());
+        if let (Some(response), Some(reason)) = (response.as_object_mut(), reason) {
+            response.entry("description").or_insert_with(|| reason.into());
         }
     }
     let problem = json!({"$ref": format!("#/components/schemas/{}", ProblemBody::name())});

@@ -1,6 +1,8 @@
 //! A sealed tool call beside a bare one: `tool_call PATH/TO/calc.wasm`. Rounds alternate, so that both meet the same
 //! machine. Prints a table for ARCHITECTURE.md.
 
+#![expect(clippy::print_stdout, reason = "the table is the result")]
+
 use std::{
     env, fs,
     sync::{

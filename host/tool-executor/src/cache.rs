@@ -27,6 +27,9 @@ use crate::{Jar, bindings::ToolPre, check, sandbox::Sandbox};
 
 /// Part of every file name: raise it when code must be compiled again although the engine does not say so.
 const CODE_VERSION: u32 = 1;
+/// Compiled code on disk, in bytes: about ten thousand tools. Past it what was written first goes first, and is compiled
+/// again when its component is inspected again.
+const DISK_BYTES_MAX: u64 = 20 << 30;
 /// What is read at once while a MAC is computed.
 const READ_BYTES: usize = 256 << 10;
 
@@ -191,7 +194,8 @@ impl Disk {
         let path = self.code_path(artifact);
         // Code without its MAC is compiled again; a MAC without its code is not looked at. So either may come first.
         self.write_file(&path, code)?;
-        self.write_file(&mac_path(&path), &mac.finalize().into_bytes())
+        self.write_file(&mac_path(&path), &mac.finalize().into_bytes())?;
+        make_room(&self.dir, DISK_BYTES_MAX)
     }
 
     fn write_file(&self, path: &Path, bytes: &[u8]) -> io::Result<()> {
@@ -229,13 +233,39 @@ impl Disk {
 
     fn remove(&self, path: &Path) {
         for path in [path, &mac_path(path)] {
-            if let Err(error) = std::fs::remove_file(path)
-                && error.kind() != io::ErrorKind::NotFound
-            {
+            if let Err(error) = std::fs::remove_file(path).or_else(ignore_missing) {
                 tracing::warn!(error = %error, "compiled code that is not trusted cannot be removed");
             }
         }
     }
+}
+
+/// Removes the oldest files, until all together have at most `bytes_max`. Code that is mapped stays mapped.
+fn make_room(dir: &Path, bytes_max: u64) -> io::Result<()> {
+    let mut files = Vec::new();
+    for entry in std::fs::read_dir(dir)? {
+        let entry = entry?;
+        // Another process may have removed it meanwhile.
+        if let Ok(metadata) = entry.metadata() {
+            files.push((metadata.modified()?, metadata.len(), entry.path()));
+        }
+    }
+    let mut bytes: u64 = files.iter().map(|(_, bytes, _)| bytes).sum();
+    if bytes > bytes_max {
+        files.sort();
+        for (_, file_bytes, path) in files {
+            if bytes <= bytes_max {
+                break;
+            }
+            std::fs::remove_file(path).or_else(ignore_missing)?;
+            bytes -= file_bytes;
+        }
+    }
+    Ok(())
+}
+
+fn ignore_missing(error: io::Error) -> io::Result<()> {
+    if error.kind() == io::ErrorKind::NotFound { Ok(()) } else { Err(error) }
 }
 
 /// Maps the open file itself, so that what was verified is what runs, whatever is renamed meanwhile.
@@ -270,5 +300,30 @@ impl Hasher for Hashed {
     /// Nobody asks: the digest is taken instead.
     fn finish(&self) -> u64 {
         0
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_oldest_code_makes_room() {
+        let dir = tempfile::tempdir().unwrap();
+        for (second, name) in ["first", "second", "third"].iter().enumerate() {
+            let path = dir.path().join(name);
+            std::fs::write(&path, [0; 100]).unwrap();
+            let age = std::time::SystemTime::UNIX_EPOCH + std::time::Duration::from_secs(second as u64);
+            File::options().write(true).open(path).unwrap().set_modified(age).unwrap();
+        }
+        let left = |bytes_max| {
+            make_room(dir.path(), bytes_max).unwrap();
+            let mut names: Vec<_> = std::fs::read_dir(dir.path()).unwrap().map(|e| e.unwrap().file_name()).collect();
+            names.sort();
+            names
+        };
+        assert_eq!(left(300), ["first", "second", "third"]);
+        assert_eq!(left(299), ["second", "third"]);
+        assert_eq!(left(0), [""; 0]);
     }
 }

@@ -160,3 +160,31 @@ impl BareCall {
         answer.map(|answer| !answer.is_error).map_err(internal)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use domain::{Limits, SystemClock};
+
+    use super::*;
+
+    async fn end_of(
+        work: impl AsyncFnOnce(&mut Store<Sandbox>) -> wasmtime::Result<()>,
+    ) -> Result<Ended<()>, CallError> {
+        let engine = crate::engine::for_compiling().unwrap();
+        let (now, time) = (Instant::now(), Duration::from_millis(10));
+        let view = CallView { id: None, deadline_unix_ms: 0, context: Default::default(), grants: Default::default() };
+        let sandbox = Sandbox::new(&Limits::DEFAULT, view, Arc::new(SystemClock), now, now + time);
+        ended(&mut sandbox.into_store(&engine, 1_000).unwrap(), time, work).await
+    }
+
+    #[tokio::test]
+    async fn work_ends_in_one_of_four_ways() {
+        assert!(matches!(end_of(async |_| Ok(())).await, Ok(Ended::Answered(()))));
+        assert!(matches!(end_of(async |_| Err(wasmtime::Error::msg("x"))).await, Ok(Ended::Failed(_))));
+        assert!(matches!(end_of(async |_| std::future::pending().await).await, Ok(Ended::TimedOut)));
+        let panic = end_of(async |_| panic!("our own mistake")).await;
+        assert!(matches!(panic, Err(CallError::Internal(_))));
+    }
+}

@@ -94,18 +94,16 @@ fn given_urls(owner_url: &SecretString, master_key: &MasterKey) -> anyhow::Resul
     };
     let password = hex::encode(&key.derive("belljar dev application role 1")[..]);
     let mut application = owner;
-    let no_authority = |()| anyhow::anyhow!("DATABASE_URL has no host: use postgres://OWNER:PASSWORD@HOST:PORT/DATABASE");
+    let no_authority =
+        |()| anyhow::anyhow!("DATABASE_URL has no host: use postgres://OWNER:PASSWORD@HOST:PORT/DATABASE");
     application.set_username(APPLICATION_ROLE).map_err(no_authority)?;
     application.set_password(Some(&password)).map_err(no_authority)?;
     application.set_query(None);
     for (name, value) in parameters.iter().filter(|(name, _)| !["user", "password"].contains(&name.as_str())) {
         application.query_pairs_mut().append_pair(name, value);
     }
-    let urls = Urls {
-        application: SecretString::from(application.as_str()),
-        owner: owner_url.clone(),
-        superuser: None,
-    };
+    let urls =
+        Urls { application: SecretString::from(application.as_str()), owner: owner_url.clone(), superuser: None };
     Ok((urls, SecretString::from(password)))
 }
 

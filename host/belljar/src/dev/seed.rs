@@ -8,6 +8,7 @@ use std::{
 use agent_config::{AgentError, AgentSpec, VersionStatus, agents};
 use anyhow::Context;
 use domain::{Clock as _, ExposeSecret, Limits, LimitsRequest, SystemClock, SystemIds, ToolName, page::PageRequest};
+use futures::future::join_all;
 use serde_json::{Value, json};
 use tenancy::{
     Tenant,
@@ -91,8 +92,7 @@ async fn mint_key(app: &App, tenant: &Tenant) -> anyhow::Result<String> {
         expires_at: None,
     };
     let mut tx = tenant.begin().await?;
-    let (_, key) =
-        keys::mint(&mut tx, &app.key_hasher, KeyKind::Test, new, &SystemIds, SystemClock.now()).await?;
+    let (_, key) = keys::mint(&mut tx, &app.key_hasher, KeyKind::Test, new, &SystemIds, SystemClock.now()).await?;
     tx.commit().await?;
     Ok(key.expose_secret().to_owned())
 }
@@ -105,15 +105,21 @@ pub(crate) async fn tools_and_agents(
 ) -> anyhow::Result<Seeded> {
     let mut seeded = Seeded::default();
     let mut missing = Vec::new();
-    for name in TOOLS {
+    // Together: the first time each is compiled.
+    let uploads = TOOLS.map(|name| async move {
         match find_component(tools_dirs, name)? {
-            Some(component) => {
-                if let Err(error) = upload(app, tenant, name.parse()?, component).await {
-                    missing.push(name);
-                    seeded.notes.push(format!("the example tool `{name}` is not ready: {error:#}"));
-                }
+            Some(component) => upload(app, tenant, name.parse()?, component).await.map(|()| true),
+            None => Ok(false),
+        }
+    });
+    for (name, uploaded) in TOOLS.into_iter().zip(join_all(uploads).await) {
+        match uploaded {
+            Ok(true) => {}
+            Ok(false) => missing.push(name),
+            Err(error) => {
+                missing.push(name);
+                seeded.notes.push(format!("the example tool `{name}` is not ready: {error:#}"));
             }
-            None => missing.push(name),
         }
     }
     let model = if platform.is_empty() { "demo" } else { PLATFORM_MODEL };

@@ -10,6 +10,7 @@ use anyhow::{Context, bail};
 use domain::ToolName;
 
 use super::embedded::{SDK, TEMPLATE};
+use crate::cli;
 
 /// Where the SDK goes, in the tool's folder.
 const SDK_FOLDER: &str = "belljar-tool";
@@ -18,13 +19,14 @@ pub(crate) fn new(name: &str) -> anyhow::Result<ExitCode> {
     let name: ToolName = name.parse()?;
     write_tool(&name, Path::new(name.as_str()))?;
     let component = format!("target/wasm32-wasip2/release/{}.wasm", name.as_str().replace('-', "_"));
+    let me = cli::me();
     println!(
         "`{name}/` is a tool. The next steps:\n\n  \
          cd {name}\n  \
          cargo test\n  \
          cargo build --release --target wasm32-wasip2\n  \
-         belljar tool run {component} greet '{{\"name\": \"Ada\"}}'\n  \
-         belljar tool push {component}\n\n\
+         {me} tool run {component} greet '{{\"name\": \"Ada\"}}'\n  \
+         {me} tool push {component}\n\n\
          The target comes with `rustup target add wasm32-wasip2`. `{name}/README.md` says more."
     );
     Ok(ExitCode::SUCCESS)
@@ -64,7 +66,9 @@ mod tests {
         write_tool(&name, &folder).unwrap();
         let manifest = fs::read_to_string(folder.join("Cargo.toml")).unwrap();
         assert!(manifest.contains("name = \"my-tool\"") && !manifest.contains("{{"), "{manifest}");
-        for file in ["src/lib.rs", "belljar-tool/Cargo.toml", "belljar-tool/macros/Cargo.toml", "belljar-tool/wit/tool.wit"] {
+        for file in
+            ["src/lib.rs", "belljar-tool/Cargo.toml", "belljar-tool/macros/Cargo.toml", "belljar-tool/wit/tool.wit"]
+        {
             assert!(folder.join(file).is_file(), "{file}");
         }
         let again = write_tool(&name, &folder).unwrap_err().to_string();

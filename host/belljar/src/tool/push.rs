@@ -84,8 +84,12 @@ pub(crate) fn push(args: PushArgs) -> anyhow::Result<ExitCode> {
 fn shown(name: &ToolName, version: &Value, url: &str) -> String {
     let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
     let functions = version["functions"].as_array().cloned().unwrap_or_default();
-    let mut lines =
-        vec![format!("`{name}` version {} is {}: {}", version["number"], text(&version["status"]), text(&version["version"]))];
+    let mut lines = vec![format!(
+        "`{name}` version {} is {}: {}",
+        version["number"],
+        text(&version["status"]),
+        text(&version["version"])
+    )];
     for function in &functions {
         let description = text(&function["description"]);
         let first_line = description.lines().next().unwrap_or_default();

@@ -182,12 +182,3 @@ async fn a_page_reads_what_its_tenant_allows() {
     answer.done();
     assert!(answer.headers[header::ACCESS_CONTROL_ALLOW_HEADERS].to_str().unwrap().contains("authorization"));
 }
-
-#[tokio::test]
-async fn dump() {
-    let app = App::start().await;
-    for (router, path) in [(&app.tenants, "/openapi.json"), (&app.operator, "/operator/openapi.json")] {
-        let document = answered(router, Request::get(path).body(Body::empty()).unwrap()).await;
-        std::fs::write(format!("/tmp/gw{}", path.replace('/', "_")), document.text).unwrap();
-    }
-}

@@ -9,7 +9,7 @@ use domain::Limits;
 use serde_json::{Value, json};
 use tool_api::{ArtifactHash, Finished, Status};
 
-use crate::jar::{Jar, call, guest, resident_bytes, wat};
+use crate::jar::{Jar, call, guest, resident_bytes, wat, wat_text};
 
 /// Memory that a hostile call may leave in this process beyond its own limit: warm pages, logs, the answer on its way.
 const HOST_GROWTH_BYTES_MAX: u64 = 96 << 20;
@@ -152,6 +152,21 @@ async fn a_crash_says_where_and_why() {
     assert_eq!(trap.message, "this guest panics");
     assert!((1..=20).contains(&trap.frames.len()), "{trap:?}");
     assert!(outcome.for_model().contains("this guest panics"), "{}", outcome.for_model());
+}
+
+/// Around the engine's helpers compiled code keeps its own copy of the fuel counter: charging for them must not refill it.
+#[tokio::test]
+async fn no_fuel_is_won_from_the_engines_helpers() {
+    let jar = Jar::new();
+    let grows_by_nothing =
+        wat_text("multi_memory").replace("(loop $more", "(loop $more (drop (memory.grow (i32.const 0))) (br $more)");
+    let artifact = jar.inspect(wat::parse_str(grows_by_nothing).unwrap().into()).await.artifact;
+    for fuel in [50_000, 1_000_000, 10_000_000] {
+        let limits = Limits { fuel, deadline_ms: 20_000, ..Limits::DEFAULT };
+        let finished = jar.call(tool_api::ToolCall { limits, ..call(artifact, "run", json!({})) }).await;
+        assert_eq!(finished.outcome.code.as_deref(), Some("limit.fuel"), "{finished:?}");
+        assert_eq!((finished.receipt.fuel_used, finished.receipt.host_calls), (fuel, 0));
+    }
 }
 
 /// A loop of host calls that takes a host call's time each, and no wasm to speak of, still yields.

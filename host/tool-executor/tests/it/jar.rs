@@ -31,8 +31,12 @@ pub(crate) fn guest(name: &str) -> Bytes {
 
 /// A guest that is written by hand.
 pub(crate) fn wat(name: &str) -> Bytes {
+    wat::parse_str(wat_text(name)).unwrap().into()
+}
+
+pub(crate) fn wat_text(name: &str) -> String {
     let path = Path::new(env!("CARGO_MANIFEST_DIR")).join(format!("../../tests/guests/wat/{name}.wat"));
-    wat::parse_file(path).unwrap().into()
+    std::fs::read_to_string(path).unwrap()
 }
 
 pub(crate) fn settings(cache_dir: PathBuf) -> Settings {

@@ -57,7 +57,12 @@ async fn the_demo_model_calls_each_example() {
     let days = json!({"days": 31, "weekdays": 22});
     for (said, function, structured, content) in [
         ("What is 12.5 * 3?", "calc__evaluate", Value::Null, "calc__evaluate says: 37.5".to_owned()),
-        (r#"/calc__evaluate {"expression": "12.5 * 3"}"#, "calc__evaluate", Value::Null, "calc__evaluate says: 37.5".into()),
+        (
+            r#"/calc__evaluate {"expression": "12.5 * 3"}"#,
+            "calc__evaluate",
+            Value::Null,
+            "calc__evaluate says: 37.5".into(),
+        ),
         (
             "How many days are there between 2026-01-01 and 2026-02-01?",
             "clock__days_between",
@@ -79,7 +84,11 @@ async fn the_demo_model_calls_each_example() {
         (&format!("/table__query {query}"), "table__query", groups.clone(), format!("table__query says: {groups}")),
     ] {
         let turn = ada.chat("clerk", said).await;
-        assert_eq!((&turn["run"]["status"], &turn["run"]["stop_reason"]), (&json!("completed"), &json!("done")), "{turn}");
+        assert_eq!(
+            (&turn["run"]["status"], &turn["run"]["stop_reason"]),
+            (&json!("completed"), &json!("done")),
+            "{turn}"
+        );
         assert_eq!(turn["message"]["content"], content, "{said}");
         let [called] = turn["tool_calls"].as_array().unwrap().as_slice() else { panic!("{turn}") };
         let (tool, name) = (called["tool"].as_str().unwrap(), called["function"].as_str().unwrap());
@@ -113,7 +122,10 @@ async fn a_turn_has_its_steps_its_usage_and_its_price() {
     let detail = ada.get(&format!("/v1/runs/{}", run["id"].as_str().unwrap())).await.ok();
     let timeline = detail["timeline"].as_array().unwrap();
     assert_eq!(timeline.len(), 2);
-    assert_eq!((&timeline[0]["model"], &timeline[0]["tool_calls"]), (&json!("demo/demo"), &json!([turn["tool_calls"][0]["id"]])));
+    assert_eq!(
+        (&timeline[0]["model"], &timeline[0]["tool_calls"]),
+        (&json!("demo/demo"), &json!([turn["tool_calls"][0]["id"]]))
+    );
     assert_eq!(ada.get("/v1/usage").await.ok()["total"]["cost"], run["cost"]);
     assert_ne!(run["cost"]["amount"], "0");
 
@@ -138,9 +150,11 @@ async fn functions_of_one_step_run_side_by_side() {
 
     // Each has begun before any has ended, and the short one need not wait for the long one.
     let events = ada.chat_stream("clerk", "/sleep-long__run {\"seconds\": 1}\n/sleep-long__run {\"seconds\": 0}").await;
-    let kinds: Vec<_> = events.iter().map(|(_, kind, _)| kind.as_str()).filter(|kind| kind.starts_with("tool_call")).collect();
+    let kinds: Vec<_> =
+        events.iter().map(|(_, kind, _)| kind.as_str()).filter(|kind| kind.starts_with("tool_call")).collect();
     assert_eq!(kinds, ["tool_call.started", "tool_call.started", "tool_call.completed", "tool_call.completed"]);
-    let ids: Vec<_> = events.iter().filter(|(_, kind, _)| kind.starts_with("tool_call")).map(|(.., data)| &data["id"]).collect();
+    let ids: Vec<_> =
+        events.iter().filter(|(_, kind, _)| kind.starts_with("tool_call")).map(|(.., data)| &data["id"]).collect();
     assert_eq!((ids[2], ids[3]), (ids[1], ids[0]));
 }
 
@@ -208,10 +222,7 @@ async fn a_conversation_goes_on() {
     let turn = say(&ada, json!({"messages": first})).await.ok();
     let conversation = turn["conversation_id"].clone();
     let image = json!([{"type": "text", "text": "What is 2 + 2?"}, {"type": "image", "media_type": "image/png", "data": "aGk="}]);
-    for body in [
-        json!({"message": image}),
-        json!({"messages": [user("Listen."), user("What is 2 + 2?")]}),
-    ] {
+    for body in [json!({"message": image}), json!({"messages": [user("Listen."), user("What is 2 + 2?")]})] {
         let mut body = body;
         body["conversation_id"] = conversation.clone();
         let turn = say(&ada, body).await.ok();
@@ -220,7 +231,12 @@ async fn a_conversation_goes_on() {
     }
     let path = format!("/v1/conversations/{}/messages", conversation.as_str().unwrap());
     let messages = ada.get(&path).await.ok();
-    let shown: Vec<_> = messages["data"].as_array().unwrap().iter().map(|m| (m["role"].as_str().unwrap(), m["content"].as_str().unwrap())).collect();
+    let shown: Vec<_> = messages["data"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|m| (m["role"].as_str().unwrap(), m["content"].as_str().unwrap()))
+        .collect();
     let turn = |said, answer| [("user", said), ("assistant", ""), ("tool", ""), ("assistant", answer)];
     let expected = [
         &[("user", "Hi"), ("assistant", "Hello, Ada.")][..],
@@ -241,7 +257,8 @@ async fn a_tool_learns_who_asks_and_in_what_context() {
     let agent = json!({"name": "clerk", "system_prompt": "You help.", "model": "demo",
                        "tools": [{"tool": "echo", "version": "latest", "grants": grants}]});
     ada.post("/v1/agents", agent).await.created();
-    let body = json!({"message": "/echo__run {\"a\": [1, \"two\"]}", "external_user_id": "u-1", "context": {"plan": "gold"}});
+    let body =
+        json!({"message": "/echo__run {\"a\": [1, \"two\"]}", "external_user_id": "u-1", "context": {"plan": "gold"}});
     let turn = say(&ada, body).await.ok();
     let call = &turn["tool_calls"][0];
     let told = &call["outcome"]["structured"];
@@ -286,7 +303,8 @@ async fn a_conversation_is_with_its_first_end_user() {
 
     // A key that is bound to one end user is that user, whatever is asked.
     let bound = async |user: &str| {
-        let key = json!({"name": user, "scopes": ["chat", "conversations:read", "runs:read"], "external_user_id": user});
+        let key =
+            json!({"name": user, "scopes": ["chat", "conversations:read", "runs:read"], "external_user_id": user});
         let key = ada.post("/v1/api-keys", key).await.created();
         app.client(key["key"].as_str().unwrap())
     };

@@ -10,7 +10,7 @@ use uuid::Uuid;
 use crate::app::{Answer, Client, TestApp, component};
 
 /// A path's names by the segment before each: `agents` is an agent's id or name, `runs` a run's id.
-type Names = BTreeMap<&'static str, String>;
+pub(crate) type Names = BTreeMap<&'static str, String>;
 
 /// What a stranger gets for another tenant's names.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -118,7 +118,7 @@ fn new_agent(name: &str) -> Value {
 }
 
 /// A path with these names in the place of its parameters.
-fn fill(path: &str, names: &Names) -> String {
+pub(crate) fn fill(path: &str, names: &Names) -> String {
     let mut filled = String::new();
     let mut before = "";
     for step in path.split('/').skip(1) {

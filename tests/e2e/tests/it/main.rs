@@ -3,10 +3,14 @@
 
 mod agents;
 mod app;
+mod chat;
 mod conversations;
 mod isolation;
 mod keys;
 mod operator;
+mod providers;
 mod quiet;
+mod sealed;
 mod surface;
+mod tools;
 mod usage;

@@ -195,7 +195,8 @@ async fn an_erased_tenant_leaves_no_row() {
     let mut superuser = app.db.superuser().await;
     let before = rows_of(&mut superuser, &ada.tenant).await;
     assert!(before.iter().all(|(_, rows)| *rows > 0), "{before:?}");
-    assert_eq!(app.operator().delete(&format!("/operator/v1/tenants/{}", ada.tenant)).await.status, 204);
+    let erased = app.operator().delete(&format!("/operator/v1/tenants/{}", ada.tenant)).await;
+    assert_eq!(erased.status, 204, "{}", erased.text);
     let after = rows_of(&mut superuser, &ada.tenant).await;
     assert!(after.iter().all(|(_, rows)| *rows == 0), "{after:?}");
     ada.get("/v1/tenant").await.problem(401, "api_key.unknown");

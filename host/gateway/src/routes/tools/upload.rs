@@ -9,7 +9,6 @@ use axum::{
 };
 use bytes::Bytes;
 use domain::ToolName;
-use serde::Serialize;
 use tenancy::Tenant;
 use utoipa::ToSchema;
 
@@ -25,11 +24,17 @@ const WAIT: Duration = Duration::from_secs(120);
 /// Room in a form for its boundaries and headers.
 const FORM_BYTES_EXTRA: usize = 64 * 1024;
 
+/// The bytes of a component, for the document.
+#[derive(Debug, ToSchema)]
+#[schema(value_type = String, format = Binary)]
+#[expect(dead_code, reason = "the shape, for the document")]
+pub(crate) struct Component(Vec<u8>);
+
 /// A component as a form. `manifest`, for components with typed exports, is not available yet.
-#[derive(Debug, Serialize, ToSchema)]
+#[derive(Debug, ToSchema)]
+#[expect(dead_code, reason = "the shape, for the document")]
 pub(crate) struct UploadForm {
-    #[schema(value_type = String, format = Binary)]
-    component: Vec<u8>,
+    component: Component,
 }
 
 /// The component in the body of a request, raw or as a part of a form.

@@ -28,7 +28,7 @@ async fn a_turn_that_cannot_be_taken_is_told_why_and_where() {
         (json!({"messages": [says("tool"), user]}), "chat.role_not_allowed", "/messages/0/role"),
         (json!({"messages": [user, model, user], "conversation_id": known}), "chat.history_resent", "/messages/1/role"),
         (json!({"message": [{"type": "audio", "data": "aGk="}]}), "request.invalid", "/message/0/type"),
-        (json!({"message": [{"type": "image", "url": "https://example.com/a.png"}]}), "request.invalid", "/message/0/url"),
+        (json!({"message": [{"type": "image", "url": "https://example.com/a.png"}]}), "request.invalid", "/message/0"),
         (json!({"message": [{"type": "text", "text": "Hi"}, {"type": "text"}]}), "request.invalid", "/message/1"),
         (json!({"message": image("image/svg+xml", "aGk=")}), "chat.invalid", "/message/0"),
         (json!({"message": image("image/png", "not base64")}), "chat.invalid", "/message/0"),
@@ -90,7 +90,10 @@ async fn a_broken_body_is_told_where_it_breaks() {
         assert!(problem["detail"].as_str().unwrap().contains("line 1 column"), "{body}: {problem}");
     }
     raw("application/json", b"{\"message\": \"\xff\"}".into()).await.problem(400, "request.bad_json");
-    raw("application/json", vec![b'['; 1000]).await.problem(400, "request.bad_json");
+    let deep = format!("{{\"metadata\": {{\"n\": {}", "[".repeat(1000));
+    raw("application/json", deep.into()).await.problem(400, "request.bad_json");
+    let problem = raw("application/json", br#"["Hi"]"#.into()).await.problem(422, "request.invalid");
+    assert_eq!(problem["errors"][0]["pointer"], "", "{problem}");
     raw("text/plain", br#"{"message": "Hi"}"#.into()).await.problem(415, "request.unsupported_media_type");
     let many = format!("{{\"message\": \"Hi\", \"metadata\": {{\"n\": [{}1]}}}}", "1,".repeat(200_001));
     raw("application/json", many.into()).await.problem(422, "request.too_complex");

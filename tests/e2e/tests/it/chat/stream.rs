@@ -148,7 +148,10 @@ async fn a_conversation_takes_one_run_at_a_time_and_a_run_can_be_cancelled() {
     };
     let (told, cancelled) = tokio::join!(resumed(&ada, id, "0"), cancel);
     assert_eq!((&cancelled["status"], &cancelled["stop_reason"]), (&json!("cancelled"), &json!("cancelled")));
-    assert_eq!(kinds(&told).iter().filter(|kind| kind.starts_with("run.")).collect::<Vec<_>>(), [&"run.started", &"run.cancelled"]);
+    assert_eq!(
+        kinds(&told).iter().filter(|kind| kind.starts_with("run.")).collect::<Vec<_>>(),
+        [&"run.started", &"run.cancelled"]
+    );
     let body = &told.last().unwrap().2;
     assert_eq!((&body["run"], &body["tool_calls"][0]["outcome"]["code"]), (&cancelled, &json!("call.cancelled")));
     assert_eq!(ada.post(&format!("/v1/runs/{id}/cancel"), json!({})).await.ok(), cancelled, "it stays as it is");

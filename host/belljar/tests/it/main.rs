@@ -1,0 +1,6 @@
+//! The program as a process: started, killed, started again; and the READMEs, followed line by line.
+#![expect(clippy::unwrap_used, reason = "test code: a failed step ends the test")]
+
+mod process;
+mod survives;
+mod walks;
