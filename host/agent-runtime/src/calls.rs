@@ -74,8 +74,8 @@ impl Functions {
     }
 
     /// The bound function and its checked arguments, or what the model is told instead.
-    fn checked(&self, call: &NamedCall) -> Result<&BoundFunction, Outcome> {
-        let refuse = |code: &str, words: String| Err(Outcome::failed(Status::ToolError, code, words));
+    fn checked(&self, call: &NamedCall) -> Result<&BoundFunction, Box<Outcome>> {
+        let refuse = |code: &str, words: String| Err(Box::new(Outcome::failed(Status::ToolError, code, words)));
         let Some(Bound { function, schema }) = self.0.get(&call.asked.name) else {
             let mut known: Vec<&str> = self.0.keys().map(String::as_str).collect();
             known.sort_unstable();
@@ -113,7 +113,7 @@ impl AgentRuntime {
     ) -> CallResult {
         let function = match functions.checked(&call) {
             Ok(function) => function,
-            Err(outcome) => return CallResult { call, outcome, receipt: None },
+            Err(outcome) => return CallResult { call, outcome: *outcome, receipt: None },
         };
         let Some(grants) = function.grants.for_call(context.external_user_id.as_deref()) else {
             let words = "a config value is for an end user, and this call has no external_user_id";

@@ -16,8 +16,10 @@ use domain::nul;
 
 /// Most messages in one imported history: it is written in one statement, within one request.
 pub const HISTORY_MESSAGES_MAX: usize = 1_000;
-/// Largest imported message, in bytes of its text and image data: a model reads it again at every step.
-pub const HISTORY_MESSAGE_BYTES_MAX: usize = 256 * 1024;
+/// Largest text of a message that a caller brings, in bytes: a model reads it again at every step.
+pub const MESSAGE_TEXT_BYTES_MAX: usize = 256 * 1024;
+/// Largest image of a message that a caller brings, in bytes of base64: 5 MiB of image, what model providers take.
+pub const MESSAGE_IMAGE_BYTES_MAX: usize = 5 * 1024 * 1024 * 4 / 3 + 4;
 /// What an image may be: the formats that model providers take.
 pub const IMAGE_MEDIA_TYPES: [&str; 4] = ["image/png", "image/jpeg", "image/gif", "image/webp"];
 
@@ -50,7 +52,7 @@ pub enum MessageError {
     NotFound,
     #[error(
         "a history is at most {HISTORY_MESSAGES_MAX} messages of `user` and `assistant`, each with `text` and `image` \
-         parts of at most {HISTORY_MESSAGE_BYTES_MAX} bytes; `errors` says which is not"
+         parts; `errors` says which is not"
     )]
     BadHistory(Vec<FieldError>),
     #[error("a stored message cannot be read")]
@@ -269,8 +271,10 @@ pub fn check_parts(pointer: &str, parts: &[Part]) -> Vec<FieldError> {
                 says_something |= !text.is_empty();
             }
             Part::Image { media_type, data } => {
-                bytes += data.len();
                 says_something = true;
+                if data.len() > MESSAGE_IMAGE_BYTES_MAX {
+                    refuse("an image is at most 5 MiB; send a smaller one");
+                }
                 if !IMAGE_MEDIA_TYPES.contains(&media_type.as_str()) {
                     refuse("`media_type` is not one of image/png, image/jpeg, image/gif, image/webp");
                 }
@@ -281,8 +285,9 @@ pub fn check_parts(pointer: &str, parts: &[Part]) -> Vec<FieldError> {
             Part::ToolCall { .. } | Part::ToolResult { .. } => refuse("use `text` or `image` parts"),
         }
     }
-    if bytes > HISTORY_MESSAGE_BYTES_MAX {
-        wrong.push(FieldError::new(pointer, format!("{bytes} bytes are more than {HISTORY_MESSAGE_BYTES_MAX}")));
+    if bytes > MESSAGE_TEXT_BYTES_MAX {
+        let detail = format!("{bytes} bytes of text are more than {MESSAGE_TEXT_BYTES_MAX}");
+        wrong.push(FieldError::new(pointer, detail));
     }
     if wrong.is_empty() && !says_something {
         wrong.push(FieldError::new(pointer, "the message is empty; give it a text"));

@@ -153,6 +153,15 @@ pub async fn create(
     Ok((tenant, info))
 }
 
+/// The tenant of this transaction, which no other transaction changes until this one ends: for reading, changing and
+/// writing.
+pub async fn lock(tx: &mut TenantTx) -> Result<TenantInfo, TenantError> {
+    sqlx::query_scalar!("SELECT tenant_id FROM tenant WHERE tenant_id = $1 FOR UPDATE", tx.tenant().uuid())
+        .fetch_optional(tx.conn())
+        .await?;
+    get(tx).await
+}
+
 /// The tenant of this transaction.
 pub async fn get(tx: &mut TenantTx) -> Result<TenantInfo, TenantError> {
     let row = sqlx::query!(

@@ -17,7 +17,7 @@ pub struct Receipt {
     /// From the call's begin to its end, instantiation included.
     pub total_us: u64,
     /// Calls into the host.
-    pub host_calls: u64,
+    pub host_call_count: u64,
     /// What was denied, by grant, in order of the first denial.
     pub denied: Vec<String>,
     pub logs: Vec<LogLine>,

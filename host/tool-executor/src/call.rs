@@ -76,7 +76,7 @@ impl Jar {
             memory_peak_bytes: sandbox.meter.memory_bytes as u64,
             instantiate_us: micros(instantiated.unwrap_or(total)),
             total_us: micros(total),
-            host_calls: sandbox.meter.host_calls,
+            host_call_count: sandbox.meter.host_calls,
             denied,
             logs,
             logs_truncated,

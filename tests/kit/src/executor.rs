@@ -87,7 +87,7 @@ impl ToolExecutor for FakeExecutor {
             memory_peak_bytes: 65536,
             instantiate_us: 10,
             total_us: 1000,
-            host_calls: 0,
+            host_call_count: 0,
             denied: Vec::new(),
             logs: Vec::new(),
             logs_truncated: false,

@@ -68,7 +68,7 @@ fn grants(config: &[String]) -> anyhow::Result<Grants> {
         let (key, value) = text.split_once('=').with_context(|| format!("--config `{text}`: use KEY=VALUE"))?;
         values.insert(key.to_owned(), value.to_owned());
     }
-    let grants = Grants { config: values, ..Default::default() };
+    let grants = Grants { config: values };
     grants.check()?;
     Ok(grants)
 }
@@ -118,7 +118,7 @@ fn shown(finished: &Finished) -> String {
         size(receipt.memory_peak_bytes),
         duration_us(receipt.total_us),
         duration_us(receipt.instantiate_us),
-        receipt.host_calls,
+        receipt.host_call_count,
         receipt.contract,
     ));
     lines.extend(receipt.denied.iter().map(|grant| format!("denied   {grant}")));

@@ -14,7 +14,6 @@ const START_SECONDS_MAX: u64 = 120;
 
 /// A running server. Dropped, it is stopped as by Ctrl-C.
 pub(crate) struct Dev {
-    pub(crate) home: PathBuf,
     child: Child,
     pub(crate) state: Value,
     http: reqwest::Client,
@@ -52,7 +51,7 @@ impl Dev {
         let state = serde_json::from_str(&fs::read_to_string(&ready).unwrap()).unwrap();
         #[expect(clippy::disallowed_methods, reason = "a test's client is no way out of the product")]
         let http = reqwest::Client::builder().no_proxy().timeout(Duration::from_secs(120)).build().unwrap();
-        let dev = Dev { home: home.to_owned(), child, state, http };
+        let dev = Dev { child, state, http };
         let health = format!("{}/readyz", dev.state["operator_url"].as_str().unwrap());
         while dev.http.get(&health).send().await.map(|answer| answer.status().as_u16()).ok() != Some(200) {
             assert!(began.elapsed() < Duration::from_secs(START_SECONDS_MAX), "never ready");

@@ -53,6 +53,6 @@ fn a_history_is_bounded() {
     assert!(pointers(&messages(HISTORY_MESSAGES_MAX)).is_empty());
 
     let of_bytes = |bytes| [(Role::User, vec![Part::text("x"), Part::text("x".repeat(bytes - 1))])];
-    assert_eq!(pointers(&of_bytes(HISTORY_MESSAGE_BYTES_MAX + 1)), ["/messages/0/parts"]);
-    assert!(pointers(&of_bytes(HISTORY_MESSAGE_BYTES_MAX)).is_empty());
+    assert_eq!(pointers(&of_bytes(MESSAGE_TEXT_BYTES_MAX + 1)), ["/messages/0/parts"]);
+    assert!(pointers(&of_bytes(MESSAGE_TEXT_BYTES_MAX)).is_empty());
 }

@@ -89,7 +89,7 @@ pub(crate) async fn change_tenant(
     Json(patch): Json<Value>,
 ) -> Answer<TenantInfo> {
     let mut tx = find(&gateway, id).await?.begin().await?;
-    let present = tenants::get(&mut tx).await?;
+    let present = tenants::lock(&mut tx).await?;
     let info = tenants::update(&mut tx, changed(&present, patch, &REPLACED)?).await?;
     tx.commit().await?;
     Ok(Json(info))

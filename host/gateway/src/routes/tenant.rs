@@ -64,7 +64,7 @@ pub(crate) async fn show(caller: Caller) -> Answer<TenantView> {
 pub(crate) async fn change(_: State<Gateway>, caller: Caller, Json(patch): Json<Value>) -> Answer<TenantView> {
     caller.require_unbound(Scope::Admin)?;
     let mut tx = caller.tenant().begin().await?;
-    let present = tenants::get(&mut tx).await?;
+    let present = tenants::lock(&mut tx).await?;
     let info = tenants::update(&mut tx, changed(&present, patch, &[])?).await?;
     tx.commit().await?;
     Ok(Json(view(info, caller.scopes)))

@@ -165,7 +165,7 @@ async fn no_fuel_is_won_from_the_engines_helpers() {
         let limits = Limits { fuel, deadline_ms: 20_000, ..Limits::DEFAULT };
         let finished = jar.call(tool_api::ToolCall { limits, ..call(artifact, "run", json!({})) }).await;
         assert_eq!(finished.outcome.code.as_deref(), Some("limit.fuel"), "{finished:?}");
-        assert_eq!((finished.receipt.fuel_used, finished.receipt.host_calls), (fuel, 0));
+        assert_eq!((finished.receipt.fuel_used, finished.receipt.host_call_count), (fuel, 0));
     }
 }
 
@@ -176,10 +176,10 @@ async fn host_calls_yield_like_any_other_work() {
     let (calc, slow) = (jar.load("calc").await, jar.load("slow_host_calls").await);
     let (finished, answered) = beside_a_neighbour(&jar, calc, call(slow, "run", json!({}))).await;
     assert_eq!(finished.outcome.code.as_deref(), Some("limit.host_calls"));
-    let per_yield = finished.receipt.host_calls / u64::from(answered.max(1));
-    assert!(per_yield < 1_000, "{} host calls, {answered} answers", finished.receipt.host_calls);
+    let per_yield = finished.receipt.host_call_count / u64::from(answered.max(1));
+    assert!(per_yield < 1_000, "{} host calls, {answered} answers", finished.receipt.host_call_count);
     // The charge for host calls is fuel on the receipt.
-    assert!(finished.receipt.fuel_used >= 1_000 * finished.receipt.host_calls, "{:?}", finished.receipt);
+    assert!(finished.receipt.fuel_used >= 1_000 * finished.receipt.host_call_count, "{:?}", finished.receipt);
 }
 
 #[tokio::test]

@@ -133,7 +133,7 @@ fn within_limits(receipt: &Value, limits: &Value, name: &str) {
     let number = |field: &str| receipt[field].as_u64().unwrap();
     assert!((1..=limit("fuel", 1_000_000_000)).contains(&number("fuel_used")), "{name}: {receipt}");
     assert!(number("memory_peak_bytes") <= limit("memory_bytes", 64 << 20), "{name}: {receipt}");
-    assert!(number("host_calls") <= limit("host_calls", 100_000) + 1, "{name}: {receipt}");
+    assert!(number("host_call_count") <= limit("host_calls", 100_000) + 1, "{name}: {receipt}");
     assert!(number("total_us") <= limit("deadline_ms", 10_000) * 1000 + LATE_US_MAX, "{name}: {receipt}");
     let logs = receipt["logs"].as_array().unwrap();
     let bytes: usize = logs.iter().map(|line| line["text"].as_str().unwrap().len()).sum();
