@@ -25,7 +25,7 @@ pub(crate) enum Content {
 
 /// A part that a client may send. The host fetches no URL.
 #[derive(Debug, Clone, PartialEq, Deserialize, ToSchema)]
-#[serde(tag = "type", rename_all = "snake_case", deny_unknown_fields)]
+#[serde(tag = "type", rename_all = "snake_case", deny_unknown_fields, try_from = "PartFields")]
 pub(crate) enum InputPart {
     Text {
         text: String,
@@ -36,6 +36,46 @@ pub(crate) enum InputPart {
         /// Base64 (RFC 4648, with padding).
         data: String,
     },
+}
+
+/// A part as it is read. Read by its tag, serde could not say at which field it is wrong.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct PartFields {
+    #[serde(rename = "type")]
+    kind: PartKind,
+    #[serde(default)]
+    text: Option<String>,
+    #[serde(default)]
+    media_type: Option<String>,
+    #[serde(default)]
+    data: Option<String>,
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "snake_case")]
+enum PartKind {
+    Text,
+    Image,
+}
+
+impl TryFrom<PartFields> for InputPart {
+    type Error = &'static str;
+
+    fn try_from(fields: PartFields) -> Result<Self, Self::Error> {
+        match fields {
+            PartFields { kind: PartKind::Text, text: Some(text), media_type: None, data: None } => {
+                Ok(InputPart::Text { text })
+            }
+            PartFields { kind: PartKind::Image, text: None, media_type: Some(media_type), data: Some(data) } => {
+                Ok(InputPart::Image { media_type, data })
+            }
+            PartFields { kind: PartKind::Text, .. } => Err("a part of type `text` has a `text` and nothing else"),
+            PartFields { kind: PartKind::Image, .. } => {
+                Err("a part of type `image` has `media_type` and `data` and nothing else")
+            }
+        }
+    }
 }
 
 /// A message of `user` or `assistant`.

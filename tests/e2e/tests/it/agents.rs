@@ -41,7 +41,7 @@ async fn an_agent_that_cannot_be_is_refused_with_the_place() {
     let missing = format!("sha256:{}", "0".repeat(64));
     let bound = |binding: Value| with(spec("new"), "tools", json!([binding]));
     for (body, code, pointers) in [
-        (json!([]), "agent.invalid", vec![""]),
+        (json!([]), "request.invalid", vec![""]),
         (json!({"name": "new", "model": "demo"}), "agent.invalid", vec![""]),
         (with(spec("new"), "colour", json!("red")), "agent.invalid", vec!["/colour"]),
         (spec("New Agent"), "agent.invalid", vec!["/name"]),
@@ -101,7 +101,11 @@ async fn an_agent_that_cannot_be_is_refused_with_the_place() {
             vec!["/tools/0/record"],
         ),
         (
-            with(spec("new"), "tools", json!([{"tool": "calc", "version": "latest"}, {"tool": "calc", "version": "latest"}])),
+            with(
+                spec("new"),
+                "tools",
+                json!([{"tool": "calc", "version": "latest"}, {"tool": "calc", "version": "latest"}]),
+            ),
             "binding.duplicate_tool",
             vec!["/tools/1"],
         ),

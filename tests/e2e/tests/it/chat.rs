@@ -294,7 +294,9 @@ async fn a_conversation_is_with_its_first_end_user() {
     let turn = say(&ada, json!({"message": "Hi", "external_user_id": "u-1"})).await.ok();
     let next = |user: Option<&str>| {
         let mut body = json!({"message": "Hi", "conversation_id": turn["conversation_id"]});
-        user.map(|user| body["external_user_id"] = json!(user));
+        if let Some(user) = user {
+            body["external_user_id"] = json!(user);
+        }
         body
     };
     say(&ada, next(Some("u-2"))).await.problem(404, "conversation.not_found");

@@ -19,7 +19,8 @@ async fn a_key_that_has_ended_says_how() {
     let app = TestApp::start().await;
     let ada = app.tenant("ada").await;
     let revoked = mint(&ada, json!({"name": "revoked", "scopes": ["admin"]})).await;
-    let expired = mint(&ada, json!({"name": "expired", "scopes": ["admin"], "expires_at": "2999-01-01T00:00:00Z"})).await;
+    let expired =
+        mint(&ada, json!({"name": "expired", "scopes": ["admin"], "expires_at": "2999-01-01T00:00:00Z"})).await;
     let [revoked_client, expired_client] = [&revoked, &expired].map(|key| app.client(text(&key["key"])));
     for client in [&revoked_client, &expired_client] {
         client.get("/v1/tenant").await.ok();
@@ -98,8 +99,13 @@ async fn a_key_gives_no_more_than_it_has() {
 
     let minter = mint(&ada, json!({"name": "minter", "scopes": ["keys:write", "chat"]})).await;
     let minter = app.client(text(&minter["key"]));
-    for (scopes, at) in [(json!(["admin"]), 0), (json!(["chat", "agents:write"]), 1), (json!(["chat", "usage:read"]), 1)] {
-        let problem = minter.post("/v1/api-keys", json!({"name": "more", "scopes": scopes})).await.problem(403, "api_key.widened");
+    for (scopes, at) in
+        [(json!(["admin"]), 0), (json!(["chat", "agents:write"]), 1), (json!(["chat", "usage:read"]), 1)]
+    {
+        let problem = minter
+            .post("/v1/api-keys", json!({"name": "more", "scopes": scopes}))
+            .await
+            .problem(403, "api_key.widened");
         assert_eq!(problem["errors"][0]["pointer"], format!("/scopes/{at}"));
     }
     mint(&minter, json!({"name": "as much", "scopes": ["chat", "keys:write"]})).await;
@@ -149,8 +155,18 @@ async fn a_bound_key_reaches_only_its_agent_and_its_user() {
         hidden.push(ada.post(&format!("/v1/agents/{agent}/chat"), body).await.ok());
     }
     let scopes = json!([
-        "chat", "runs:read", "conversations:read", "conversations:write", "agents:read", "agents:write", "keys:write",
-        "tools:read", "tools:write", "tools:call", "usage:read", "secrets:write",
+        "chat",
+        "runs:read",
+        "conversations:read",
+        "conversations:write",
+        "agents:read",
+        "agents:write",
+        "keys:write",
+        "tools:read",
+        "tools:write",
+        "tools:call",
+        "usage:read",
+        "secrets:write",
     ]);
     let body = json!({"name": "browser", "scopes": scopes, "agents": [agent], "external_user_id": "user-1"});
     let bound = app.client(text(&mint(&ada, body).await["key"]));

@@ -85,7 +85,10 @@ async fn a_tenant_is_made_changed_and_suspended() {
         operator.get(&path).await.problem(404, "tenant.not_found");
         operator.patch(&path, json!({})).await.problem(404, "tenant.not_found");
         operator.delete(&path).await.problem(404, "tenant.not_found");
-        operator.post(&format!("{path}/api-keys"), json!({"name": "x", "scopes": []})).await.problem(404, "tenant.not_found");
+        operator
+            .post(&format!("{path}/api-keys"), json!({"name": "x", "scopes": []}))
+            .await
+            .problem(404, "tenant.not_found");
     }
     app.stop().await;
 }
@@ -121,7 +124,10 @@ async fn a_plan_holds_for_every_tenant_that_has_it() {
 
     operator.patch(&format!("/operator/v1/tenants/{}", ada.tenant), json!({"plan": "gold"})).await.ok();
     let seen = ada.get("/v1/tenant").await.ok();
-    assert_eq!((&seen["limits"]["ceiling"]["fuel"], &seen["limits"]["default"]["fuel"]), (&json!(50_000_000), &json!(50_000_000)));
+    assert_eq!(
+        (&seen["limits"]["ceiling"]["fuel"], &seen["limits"]["default"]["fuel"]),
+        (&json!(50_000_000), &json!(50_000_000))
+    );
     ada.upload("calc", component("calc")).await.created();
     let call = |fuel: u64| json!({"function": "evaluate", "arguments": {"expression": "1"}, "limits": {"fuel": fuel}});
     let path = "/v1/tools/calc/versions/latest/calls";

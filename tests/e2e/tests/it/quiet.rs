@@ -100,7 +100,10 @@ async fn answer_indiscreetly(mut stream: TcpStream) {
         ("text/event-stream", format!("data: {chunk}\n\ndata: [DONE]\n\n"))
     } else {
         let said = format!("wrong key {PROVIDER_KEY}, as in: {request}");
-        ("application/json", json!({"error": {"message": said, "type": PROVIDER_KEY, "code": PROVIDER_KEY}}).to_string())
+        (
+            "application/json",
+            json!({"error": {"message": said, "type": PROVIDER_KEY, "code": PROVIDER_KEY}}).to_string(),
+        )
     };
     let head = format!(
         "HTTP/1.1 {status}\r\ncontent-type: {kind}\r\ncontent-length: {}\r\nx-key: {PROVIDER_KEY}\r\nconnection: close\r\n\r\n",
@@ -159,9 +162,7 @@ async fn a_secret_is_in_no_answer_no_row_and_no_log() {
     answers.ask(&second, "POST", "/v1/api-keys", json!({"name": "x", "scopes": [], "key": second.key})).await;
 
     // A provider's key: stored, stored again, refused.
-    let key = |at: &str| {
-        json!({"kind": "openai_compatible", "api_key": PROVIDER_KEY, "base_url": format!("http://{provider}/{at}/v1")})
-    };
+    let key = |at: &str| json!({"kind": "openai_compatible", "api_key": PROVIDER_KEY, "base_url": format!("http://{provider}/{at}/v1")});
     for at in ["works", "refuses", "breaks", "complains"] {
         answers.ask(&ada, "PUT", &format!("/v1/provider-keys/{at}"), key(at)).await;
         answers.ask(&ada, "PUT", &format!("/v1/provider-keys/{at}"), key(at)).await;
@@ -237,7 +238,8 @@ async fn a_secret_is_in_no_answer_no_row_and_no_log() {
     assert!(rows.contains(WORDS) && log.contains("answered") && log.contains(" TRACE "), "{log}");
     assert!(answers.0.iter().any(|(_, told)| told.contains(WORDS)));
     let master_key = "\u{2a}".repeat(32);
-    let mut secrets: Vec<&str> = vec![PROVIDER_KEY, PROVIDER_KEY_IN_A_HEADER, REFUSED_PROVIDER_KEY, &operator_token, &master_key];
+    let mut secrets: Vec<&str> =
+        vec![PROVIDER_KEY, PROVIDER_KEY_IN_A_HEADER, REFUSED_PROVIDER_KEY, &operator_token, &master_key];
     secrets.extend(keys.iter().map(String::as_str));
     for secret in secrets {
         for (asked, told) in &answers.0 {

@@ -94,14 +94,17 @@ fn shapes(document: &Value) -> String {
 }
 
 fn fields_of(schema: &Value, fields: &mut BTreeMap<String, String>) {
-    let required: BTreeSet<&str> = schema["required"].as_array().into_iter().flatten().filter_map(Value::as_str).collect();
+    let required: BTreeSet<&str> =
+        schema["required"].as_array().into_iter().flatten().filter_map(Value::as_str).collect();
     for (name, field) in schema["properties"].as_object().into_iter().flatten() {
         let name = if required.contains(name.as_str()) { name.clone() } else { format!("{name}?") };
         fields.insert(name, values(field));
     }
     for part in schema["allOf"].as_array().into_iter().flatten() {
         match part["$ref"].as_str() {
-            Some(reference) => drop(fields.insert(format!("...{}", reference.rsplit('/').next().unwrap()), "all".into())),
+            Some(reference) => {
+                drop(fields.insert(format!("...{}", reference.rsplit('/').next().unwrap()), "all".into()))
+            }
             None => fields_of(part, fields),
         }
     }
@@ -158,13 +161,17 @@ fn is_whole(document: &Value) {
         assert!(ids.insert(operation["operationId"].as_str().unwrap()), "{method} {path} has the id of another");
         assert!(operation["summary"].is_string(), "{method} {path} has no summary");
         let parameters: Vec<&Value> = operation["parameters"].as_array().into_iter().flatten().collect();
-        let in_path: BTreeSet<&str> = path.split('/').filter_map(|step| step.strip_prefix('{')?.strip_suffix('}')).collect();
+        let in_path: BTreeSet<&str> =
+            path.split('/').filter_map(|step| step.strip_prefix('{')?.strip_suffix('}')).collect();
         let declared = parameters.iter().filter(|parameter| parameter["in"] == "path");
         let declared: Vec<&str> = declared.map(|parameter| parameter["name"].as_str().unwrap()).collect();
         assert_eq!(declared.iter().copied().collect::<BTreeSet<_>>(), in_path, "{method} {path}");
         let mut names = BTreeSet::new();
         for parameter in parameters {
-            assert!(names.insert((parameter["name"].as_str(), parameter["in"].as_str())), "{method} {path}: {parameter}");
+            assert!(
+                names.insert((parameter["name"].as_str(), parameter["in"].as_str())),
+                "{method} {path}: {parameter}"
+            );
             assert!(parameter["schema"].is_object(), "{method} {path}: {parameter}");
             assert!(parameter["in"] != "path" || parameter["required"] == true, "{method} {path}: {parameter}");
         }

@@ -100,7 +100,9 @@ async fn totals_are_the_exact_sums_of_the_events_however_they_are_grouped() {
     let names = ["day", "agent", "kind", "tool", "model", "external_user_id", "api_key"];
     let mut groupings: Vec<Vec<&str>> = vec![Vec::new(), names.to_vec()];
     groupings.extend(names.iter().map(|name| vec![*name]));
-    groupings.extend([["day", "kind"], ["agent", "external_user_id"], ["tool", "api_key"], ["model", "kind"]].map(Vec::from));
+    groupings.extend(
+        [["day", "kind"], ["agent", "external_user_id"], ["tool", "api_key"], ["model", "kind"]].map(Vec::from),
+    );
     for group_by in groupings {
         let report = ada.get(&format!("/v1/usage?group_by={}", group_by.join(","))).await.ok();
         assert_eq!(report["group_by"], json!(group_by));
@@ -123,7 +125,8 @@ async fn totals_are_the_exact_sums_of_the_events_however_they_are_grouped() {
     }
     // Each event is in one of two halves.
     let middle = text(&events[events.len() / 2]["occurred_at"]).replace('+', "%2B");
-    let half = async |query: String| decimal(&ada.get(&format!("/v1/usage?{query}")).await.ok()["total"]["cost"]["amount"]);
+    let half =
+        async |query: String| decimal(&ada.get(&format!("/v1/usage?{query}")).await.ok()["total"]["cost"]["amount"]);
     let both = half(format!("to={middle}")).await + half(format!("from={middle}")).await;
     assert_eq!(both, sum(&events));
     app.stop().await;

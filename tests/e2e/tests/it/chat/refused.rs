@@ -28,7 +28,12 @@ async fn a_turn_that_cannot_be_taken_is_told_why_and_where() {
         (json!({"messages": [says("tool"), user]}), "chat.role_not_allowed", "/messages/0/role"),
         (json!({"messages": [user, model, user], "conversation_id": known}), "chat.history_resent", "/messages/1/role"),
         (json!({"message": [{"type": "audio", "data": "aGk="}]}), "request.invalid", "/message/0/type"),
-        (json!({"message": [{"type": "image", "url": "https://example.com/a.png"}]}), "request.invalid", "/message/0"),
+        (
+            json!({"message": [{"type": "image", "url": "https://example.com/a.png"}]}),
+            "request.invalid",
+            "/message/0/url",
+        ),
+        (json!({"message": [{"type": "text", "text": "Hi", "data": "aGk="}]}), "request.invalid", "/message/0"),
         (json!({"message": [{"type": "text", "text": "Hi"}, {"type": "text"}]}), "request.invalid", "/message/1"),
         (json!({"message": image("image/svg+xml", "aGk=")}), "chat.invalid", "/message/0"),
         (json!({"message": image("image/png", "not base64")}), "chat.invalid", "/message/0"),
