@@ -23,7 +23,7 @@ cargo xtask COMMAND
 
   dev [ARGS]         install what is missing, build tools and host, and run `belljar dev ARGS`
   test [ARGS]        install what is missing, build everything, and run every test (ARGS go to the test runner)
-  ci                 fmt, tidy, clippy, test
+  ci                 fmt, tidy, sql --check, clippy, test
   guests             build the example tools and the tests' guests into target/guests
   tidy               compare crate headers with manifests, and look for what has no place where it is
   sql [--check]      write .sqlx again from the migrations; with --check, fail where it differs
@@ -85,6 +85,8 @@ fn ci(workspace: &Workspace) -> Result<()> {
         workspace::run(workspace.cargo().args(["fmt", "--all", "--check", "--manifest-path"]).arg(manifest))?;
     }
     tidy::run(workspace)?;
+    // Before the builds: it makes cargo build the crates with SQL again.
+    sql::run(workspace, sql::Mode::Check)?;
     let clippy = ["clippy", "--workspace", "--all-targets", "--", "-D", "warnings"];
     workspace::run(workspace.cargo().args(clippy))?;
     test::all(workspace, &[])

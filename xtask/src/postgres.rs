@@ -1,8 +1,8 @@
 //! Private clusters for tests and for checking SQL.
 
-use std::{path::PathBuf, process::Command};
+use std::{fs, io, path::PathBuf, process::Command};
 
-use anyhow::Result;
+use anyhow::{Context, Result};
 use private_postgres::{Binaries, Cluster, Durability, Options, SUPERUSER};
 
 use crate::workspace::{Workspace, run};
@@ -26,35 +26,34 @@ fn start(data_dir: PathBuf, durability: Durability) -> Result<Cluster> {
     Ok(Cluster::start(Options { data_dir, durability, settings })?)
 }
 
-/// `psql`, as `role` in `database`, stopping at the first error. Whoever installs the server gets it too.
-pub(crate) fn psql(cluster: &Cluster, role: &str, database: &str, arguments: &[&str]) -> Result<()> {
-    let mut command = Command::new(Binaries::find()?.folder().join("psql"));
-    command.args(["--no-psqlrc", "--quiet", "--set", "ON_ERROR_STOP=1", "--dbname"]);
-    run(command.arg(cluster.url(role, database)).args(arguments))
-}
-
 /// A database with every migration applied by a role that is not a superuser, as an operator's owner is not. Returns the
-/// owner's URL, with the schema on its path.
+/// owner's URL; the schema is on that database's path.
 ///
 /// Not by `tenancy::migrate`: its own SQL cannot be built before this has run.
 pub(crate) fn migrated(workspace: &Workspace, cluster: &Cluster) -> Result<String> {
     const OWNER: &str = "belljar_owner";
     const DATABASE: &str = "belljar";
-    for statement in [
+    let statements = [
         format!("CREATE ROLE {OWNER} LOGIN CREATEROLE"),
         format!("CREATE DATABASE {DATABASE} OWNER {OWNER}"),
         format!("ALTER DATABASE {DATABASE} SET search_path = belljar"),
-    ] {
-        psql(cluster, SUPERUSER, "postgres", &["--command", &statement])?;
-    }
-    psql(cluster, OWNER, DATABASE, &["--command", "CREATE SCHEMA belljar"])?;
-    let mut files = std::fs::read_dir(workspace.root().join("migrations"))?
-        .map(|file| Ok(file?.path().to_string_lossy().into_owned()))
-        .collect::<std::io::Result<Vec<_>>>()?;
+    ];
+    psql(cluster, SUPERUSER, "postgres", statements.map(|statement| format!("--command={statement}")).into())?;
+    let files = fs::read_dir(workspace.root().join("migrations"))?;
+    let mut files = files
+        .map(|file| Ok(format!("--file={}", file?.path().display())))
+        .collect::<io::Result<Vec<_>>>()
+        .context("cannot list the migrations")?;
     files.retain(|file| file.ends_with(".sql"));
     files.sort();
-    for file in files {
-        psql(cluster, OWNER, DATABASE, &["--single-transaction", "--file", &file])?;
-    }
+    files.insert(0, "--command=CREATE SCHEMA belljar".to_owned());
+    psql(cluster, OWNER, DATABASE, files)?;
     Ok(cluster.url(OWNER, DATABASE))
+}
+
+/// `psql`, as `role` in `database`, stopping at the first error. Whoever installs the server gets it too.
+fn psql(cluster: &Cluster, role: &str, database: &str, does: Vec<String>) -> Result<()> {
+    let mut command = Command::new(Binaries::find()?.folder().join("psql"));
+    command.args(["--no-psqlrc", "--quiet", "--set=ON_ERROR_STOP=1"]);
+    run(command.arg(format!("--dbname={}", cluster.url(role, database))).args(does))
 }

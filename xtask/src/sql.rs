@@ -10,9 +10,12 @@ use std::{
 use anyhow::{Context, Result, bail};
 
 use crate::{
-    postgres,
+    postgres, tidy,
     workspace::{self, Workspace, output},
 };
+
+/// The macros that ask the database what a statement gives.
+const MACROS: [&str; 3] = ["query!(", "query_as!(", "query_scalar!("];
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Mode {
@@ -61,17 +64,18 @@ fn ask(workspace: &Workspace, database_url: &str, records: &Path) -> Result<()> 
     packages.iter().try_for_each(|(_, root)| touch(root))
 }
 
-/// Name and library source of the packages that use sqlx.
+/// Name and library source of the packages with checked statements.
 fn packages_with_sql(workspace: &Workspace) -> Result<Vec<(String, PathBuf)>> {
     let text = output(workspace.cargo().args(["metadata", "--format-version", "1", "--no-deps"]))?;
-    crate::tidy::packages(&text)?
-        .into_iter()
-        .filter(|package| package.uses("sqlx"))
-        .map(|package| {
-            let root = package.folder.join("src/lib.rs");
-            Ok((package.name, root))
-        })
-        .collect()
+    let mut found = Vec::new();
+    for package in tidy::packages(&text)? {
+        let mut files = BTreeMap::new();
+        tidy::rust_files(&package.folder, &mut files)?;
+        if package.uses("sqlx") && files.values().any(|text| MACROS.iter().any(|name| text.contains(name))) {
+            found.push((package.name, package.folder.join("src/lib.rs")));
+        }
+    }
+    Ok(found)
 }
 
 #[expect(clippy::disallowed_methods, reason = "the time of a file, not of a row")]

@@ -167,19 +167,21 @@ fn sources(root: &Path, packages: &[Package], wrong: &mut Vec<String>) -> Result
 fn forbidden_statement(text: &str) -> bool {
     text.split(';').any(|statement| {
         let lower = statement.to_lowercase().replace('=', " = ");
-        match lower.split_whitespace().collect::<Vec<_>>().as_slice() {
-            ["set", "local" | "session" | "role" | "transaction" | "constraints", ..] => true,
-            ["set", _, "=" | "to", ..] | ["reset", _] | ["start", "transaction", ..] => true,
-            ["begin" | "commit" | "rollback" | "abort"] => true,
-            ["begin" | "commit" | "rollback" | "abort", "transaction" | "work" | "isolation" | "to" | "and", ..] => {
-                true
-            }
-            _ => false,
-        }
+        let words: Vec<&str> = lower.split_whitespace().collect();
+        matches!(
+            words.as_slice(),
+            ["set", "local" | "session" | "role" | "transaction" | "constraints", ..]
+                | ["set", _, "=" | "to", ..]
+                | ["reset", _]
+                | ["start", "transaction", ..]
+                | ["begin" | "commit" | "rollback" | "abort"]
+                | ["begin" | "commit" | "rollback" | "abort", "transaction" | "work" | "isolation" | "to" | "and", ..]
+        )
     })
 }
 
-fn rust_files(folder: &Path, files: &mut BTreeMap<PathBuf, String>) -> Result<()> {
+/// The text of every Rust file below a folder.
+pub(crate) fn rust_files(folder: &Path, files: &mut BTreeMap<PathBuf, String>) -> Result<()> {
     for entry in fs::read_dir(folder).with_context(|| format!("cannot list `{}`", folder.display()))? {
         let path = entry?.path();
         if path.is_dir() && !path.ends_with("target") {

@@ -185,7 +185,8 @@ fn variable_name(key: &str) -> String {
 fn plain(value: &Value) -> Option<String> {
     match value {
         Value::String(_, text) => Some(text.clone()),
-        Value::Num(..) => value.to_u128().map(|number| number.to_string()),
+        // TOML's numbers are signed.
+        Value::Num(..) => value.to_i128().map(|number| number.to_string()),
         Value::Array(_, items) => Some(items.iter().map(plain).collect::<Option<Vec<_>>>()?.join(",")),
         _ => None,
     }

@@ -125,7 +125,7 @@ async fn a_version_is_uploaded_once_and_rejected_with_a_reason() {
     assert!(rejected["detail"].as_str().unwrap().contains("component.not_wasm"), "{rejected}");
     ada.upload("/v1/tools/echo/versions?wait=0", "wasm 2").await.accepted();
     ada.upload("/v1/tools/echo/versions?wait=soon", "wasm 2").await.problem(422, "request.invalid");
-    ada.upload("/v1/tools/Echo/versions", "wasm").await.problem(404, "tool.not_found");
+    ada.upload("/v1/tools/Echo/versions", "wasm").await.problem(422, "request.invalid");
     let path = format!("/v1/tools/echo/versions/{}", version["version"].as_str().unwrap());
     assert_eq!(ada.get(&format!("{path}/wasm")).await.text, "wasm");
 
