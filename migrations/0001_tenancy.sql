@@ -55,6 +55,7 @@ CREATE TABLE plan (
     upload_bytes          bigint NOT NULL CHECK (upload_bytes > 0),
     storage_bytes         bigint NOT NULL CHECK (storage_bytes > 0),
     monthly_fee           numeric NOT NULL CHECK (monthly_fee >= 0),
+    currency              text NOT NULL CHECK (currency ~ '^[A-Z]{3}$'),
     updated_at            timestamptz NOT NULL
 );
 GRANT SELECT, INSERT, UPDATE ON plan TO belljar_app;
@@ -110,11 +111,11 @@ CALL wall('data_key');
 GRANT SELECT, INSERT ON data_key TO belljar_app;
 
 INSERT INTO plan (name, requests_per_minute, concurrent_runs, concurrent_tool_calls, tokens_per_month, weight,
-                  tool_limits, upload_bytes, storage_bytes, monthly_fee, updated_at)
+                  tool_limits, upload_bytes, storage_bytes, monthly_fee, currency, updated_at)
 VALUES
     ('free', 120, 4, 8, 1000000, 1,
      '{"fuel": 10000000000, "memory_bytes": 134217728, "deadline_ms": 30000, "output_bytes": 1048576, "log_bytes": 262144, "host_calls": 1000000}',
-     33554432, 1073741824, 0, now()),
+     33554432, 1073741824, 0, 'USD', now()),
     ('pro', 1200, 32, 32, NULL, 8,
      '{"fuel": 100000000000, "memory_bytes": 268435456, "deadline_ms": 120000, "output_bytes": 4194304, "log_bytes": 1048576, "host_calls": 1000000}',
-     67108864, 107374182400, 99, now());
+     67108864, 107374182400, 99, 'USD', now());

@@ -78,9 +78,10 @@ CREATE TABLE agent_revision (
 CALL wall('agent_revision');
 GRANT SELECT, INSERT ON agent_revision TO belljar_app;
 
--- A tool version given to a revision. The reference to the version keeps it from being deleted.
+-- A tool version given to a revision. The reference to the version keeps it from being deleted; its own reference to the
+-- tenant lets it go first when the tenant is erased.
 CREATE TABLE binding (
-    tenant_id uuid NOT NULL,
+    tenant_id uuid NOT NULL REFERENCES tenant ON DELETE CASCADE,
     agent_id  uuid NOT NULL,
     revision  integer NOT NULL,
     tool_id   uuid NOT NULL,

@@ -37,6 +37,7 @@ CREATE TABLE run (
 -- One run at a time per conversation.
 CREATE UNIQUE INDEX run_active ON run (tenant_id, conversation_id)
     WHERE status IN ('queued', 'running', 'waiting_for_approval');
+CREATE INDEX run_by_conversation ON run (tenant_id, conversation_id);
 CREATE INDEX run_queued ON run (created_at) WHERE status = 'queued';
 CREATE INDEX run_leased ON run (leased_until) WHERE status = 'running';
 CREATE INDEX run_by_agent ON run (tenant_id, agent_id, run_id);

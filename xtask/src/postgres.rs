@@ -9,21 +9,12 @@ use crate::workspace::{Workspace, run};
 
 /// The cluster that all test processes join (see `tests/kit`). While we hold it, it outlives each of them.
 pub(crate) fn hold_test_cluster(workspace: &Workspace) -> Result<Cluster> {
-    start(workspace.root().join("target/test-postgres"), Durability::Durable)
+    Ok(Cluster::start(Options::for_tests(workspace.root().join("target/test-postgres")))?)
 }
 
 /// A cluster that nobody else uses.
 pub(crate) fn throwaway(data_dir: PathBuf) -> Result<Cluster> {
-    start(data_dir, Durability::Throwaway)
-}
-
-/// Fast, and not safe from a power cut. A throwaway server would die with whoever started it, and `tests/kit` would
-/// not find it again.
-fn start(data_dir: PathBuf, durability: Durability) -> Result<Cluster> {
-    let settings =
-        [("fsync", "off"), ("synchronous_commit", "off"), ("full_page_writes", "off"), ("max_connections", "400")];
-    let settings = settings.map(|(name, value)| (name.to_owned(), value.to_owned())).to_vec();
-    Ok(Cluster::start(Options { data_dir, durability, settings })?)
+    Ok(Cluster::start(Options { durability: Durability::Throwaway, ..Options::for_tests(data_dir) })?)
 }
 
 /// A database with every migration applied by a role that is not a superuser, as an operator's owner is not. Returns the

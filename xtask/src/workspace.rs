@@ -13,9 +13,10 @@ pub(crate) struct Workspace {
 }
 
 impl Workspace {
+    /// The checkout whose cargo started this. Not the one that this was built in: checkouts may share a target directory.
     pub(crate) fn find() -> Workspace {
-        let root = Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap_or(Path::new(".."));
-        Workspace { root: root.to_owned() }
+        let own = std::env::var_os("CARGO_MANIFEST_DIR").unwrap_or_else(|| env!("CARGO_MANIFEST_DIR").into());
+        Workspace { root: Path::new(&own).parent().unwrap_or(Path::new("..")).to_owned() }
     }
 
     pub(crate) fn root(&self) -> &Path {

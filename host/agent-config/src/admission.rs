@@ -16,9 +16,9 @@ use crate::{
     tools::{self, LABEL_BYTES_MAX, ToolError, ToolVersion, VersionRef, VersionStatus},
 };
 
-/// How long a process that admits a version is believed to live: longer than any inspection, which ends within 30 s of
-/// compiling and a described call.
-const CLAIM: Duration = Duration::from_secs(120);
+/// How long a process that admits a version is believed to live: longer than the largest component may compile, which is
+/// about 4 minutes, behind another of its kind.
+const CLAIM: Duration = Duration::from_secs(600);
 
 pub struct Admission {
     inspector: Arc<dyn ToolInspector>,

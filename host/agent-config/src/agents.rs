@@ -13,12 +13,13 @@ use serde_json::Value;
 use sqlx::types::Json;
 use tenancy::{DbError, TenantTx, plans::Plan};
 use time::OffsetDateTime;
+use tool_api::inspection::FUNCTIONS_MAX;
 use uuid::Uuid;
 
 pub use spec::*;
 
 use crate::{
-    bindings::{self, Binding, BindingError, FUNCTIONS_MAX},
+    bindings::{self, Binding, BindingError},
     revisions,
     tools::ToolError,
 };
@@ -245,8 +246,9 @@ pub async fn get(tx: &mut TenantTx, agent: &AgentRef) -> Result<Agent, AgentErro
     shown(tx, vec![row]).await?.pop().ok_or(AgentError::NotFound)
 }
 
-/// Agents that are not archived, newest first.
-pub async fn list(tx: &mut TenantTx, page: PageRequest) -> Result<Page<Agent>, AgentError> {
+/// Agents that are not archived, newest first; of these only, where some are named.
+pub async fn list(tx: &mut TenantTx, agents: Option<&[AgentId]>, page: PageRequest) -> Result<Page<Agent>, AgentError> {
+    let only: Option<Vec<Uuid>> = agents.map(|agents| agents.iter().map(|agent| agent.uuid()).collect());
     let rows = sqlx::query_as!(
         Row,
         r#"
@@ -256,12 +258,14 @@ pub async fn list(tx: &mut TenantTx, page: PageRequest) -> Result<Page<Agent>, A
         JOIN agent_revision r
             ON r.tenant_id = a.tenant_id AND r.agent_id = a.agent_id AND r.revision = a.active_revision
         WHERE a.tenant_id = $1 AND a.archived_at IS NULL AND ($2::uuid IS NULL OR a.agent_id < $2)
+            AND ($4::uuid[] IS NULL OR a.agent_id = ANY($4))
         ORDER BY a.agent_id DESC
         LIMIT $3
         "#,
         tx.tenant().uuid(),
         page.after,
         page.rows(),
+        only.as_deref(),
     )
     .fetch_all(tx.conn())
     .await?;

@@ -14,7 +14,7 @@ use serde::{
 use serde_json::Value;
 use sqlx::types::Json;
 use tenancy::{DbError, TenantTx, plans::Plan};
-use tool_api::{ArtifactHash, Function};
+use tool_api::{ArtifactHash, Function, inspection::FUNCTIONS_MAX};
 use uuid::Uuid;
 
 pub use error::{BindingError, BindingReason};
@@ -23,9 +23,6 @@ use crate::{
     agents::{AgentError, AgentSpec},
     tools::{self, ToolError, ToolVersion, VersionRef, VersionStatus},
 };
-
-/// Functions on one agent at most: the most that model providers take.
-pub const FUNCTIONS_MAX: usize = 128;
 
 /// Grants of the contract that this release cannot give yet.
 const UNAVAILABLE_GRANTS: [&str; 4] = ["http", "key_value", "secrets", "scratch_bytes"];

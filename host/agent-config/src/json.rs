@@ -1,6 +1,6 @@
-//! JSON that strangers write: read with the place of each mistake, merged, kept storable.
+//! JSON that strangers write: read with the place of each mistake, kept storable.
 
-use domain::FieldError;
+use domain::{FieldError, json::pointer_step};
 use serde::de::DeserializeOwned;
 use serde_json::Value;
 use serde_path_to_error::Segment;
@@ -11,18 +11,13 @@ pub(crate) fn parse<T: DeserializeOwned>(value: Value) -> Result<T, FieldError> 
         let mut pointer = String::new();
         for segment in error.path() {
             match segment {
-                Segment::Seq { index } => pointer.push_str(&step(&index.to_string())),
-                Segment::Map { key } => pointer.push_str(&step(key)),
+                Segment::Seq { index } => pointer.push_str(&pointer_step(&index.to_string())),
+                Segment::Map { key } => pointer.push_str(&pointer_step(key)),
                 Segment::Enum { .. } | Segment::Unknown => {}
             }
         }
         FieldError::new(pointer, error.into_inner().to_string())
     })
-}
-
-/// One step of a pointer.
-fn step(key: &str) -> String {
-    format!("/{}", key.replace('~', "~0").replace('/', "~1"))
 }
 
 /// The place of a NUL character, which Postgres stores in no text and no jsonb.
@@ -35,7 +30,7 @@ pub(crate) fn nul(value: &Value) -> Option<String> {
             Some(pointer)
         }),
         Value::Object(fields) => fields.iter().find_map(|(key, item)| {
-            let mut pointer = step(key);
+            let mut pointer = pointer_step(key);
             if !key.contains('\0') {
                 pointer.push_str(&nul(item)?);
             }
@@ -64,51 +59,11 @@ pub(crate) fn bytes(value: &impl serde::Serialize) -> usize {
     count.0
 }
 
-/// JSON merge patch (RFC 7396).
-pub(crate) fn merge(target: &mut Value, patch: Value) {
-    let Value::Object(changes) = patch else {
-        *target = patch;
-        return;
-    };
-    if !target.is_object() {
-        *target = Value::Object(serde_json::Map::new());
-    }
-    let Value::Object(fields) = target else { return };
-    for (key, change) in changes {
-        match change {
-            Value::Null => {
-                fields.remove(&key);
-            }
-            change => merge(fields.entry(key).or_insert(Value::Null), change),
-        }
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use serde_json::json;
 
     use super::*;
-
-    #[test]
-    fn a_merge_patch_does_what_the_rfc_shows() {
-        for (target, patch, result) in [
-            (json!({"a": "b"}), json!({"a": "c"}), json!({"a": "c"})),
-            (json!({"a": "b"}), json!({"b": "c"}), json!({"a": "b", "b": "c"})),
-            (json!({"a": "b"}), json!({"a": null}), json!({})),
-            (json!({"a": ["b"]}), json!({"a": "c"}), json!({"a": "c"})),
-            (json!({"a": "c"}), json!({"a": ["b"]}), json!({"a": ["b"]})),
-            (json!({"a": {"b": "c"}}), json!({"a": {"b": "d", "c": null}}), json!({"a": {"b": "d"}})),
-            (json!({"e": null}), json!({"a": 1}), json!({"e": null, "a": 1})),
-            (json!([1, 2]), json!({"a": "b", "c": null}), json!({"a": "b"})),
-            (json!({}), json!({"a": {"bb": {"ccc": null}}}), json!({"a": {"bb": {}}})),
-            (json!({"a": "b"}), json!(null), json!(null)),
-        ] {
-            let mut merged = target.clone();
-            merge(&mut merged, patch.clone());
-            assert_eq!(merged, result, "{target} with {patch}");
-        }
-    }
 
     #[test]
     fn a_mistake_has_a_place() {

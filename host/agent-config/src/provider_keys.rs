@@ -191,9 +191,9 @@ fn base_url(text: &str) -> Result<(), &'static str> {
     Ok(())
 }
 
-/// What binds a sealed key to its place.
-fn context(name: &str) -> String {
-    format!("provider_key/{name}")
+/// What binds a sealed key to its place, and to where it is sent.
+fn context(name: &str, kind: &str, base_url: Option<&str>) -> String {
+    format!("provider_key/{name}/{kind}/{}", base_url.unwrap_or_default())
 }
 
 /// Sets a key. The answer's second part says whether it is new.
@@ -205,7 +205,8 @@ pub async fn put(
     now: Timestamp,
 ) -> Result<(ProviderKey, bool), ProviderKeyError> {
     let kind = spec.check()?;
-    let sealed = seal::seal(tx, master, &context(name.as_str()), spec.api_key.expose_secret().as_bytes(), now).await?;
+    let context = context(name.as_str(), kind.as_str(), spec.base_url.as_deref());
+    let sealed = seal::seal(tx, master, &context, spec.api_key.expose_secret().as_bytes(), now).await?;
     let row = sqlx::query!(
         r#"
         INSERT INTO provider_key
@@ -281,7 +282,7 @@ pub async fn open(tx: &mut TenantTx, master: &MasterKey, name: &str) -> Result<O
     .await?;
     let Some(row) = row else { return Ok(None) };
     let sealed = Sealed { bytes: row.sealed, data_key_version: row.data_key_version };
-    let plain = seal::open(tx, master, &context(name), &sealed).await?;
+    let plain = seal::open(tx, master, &context(name, &row.kind, row.base_url.as_deref()), &sealed).await?;
     // `put` takes ASCII only.
     let api_key = std::str::from_utf8(&plain).map_err(crate::unreadable)?;
     Ok(Some(OpenedKey {

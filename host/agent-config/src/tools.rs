@@ -19,8 +19,6 @@ use uuid::Uuid;
 
 pub use error::ToolError;
 
-pub use crate::artifacts::{component, component_by_hash};
-
 use crate::artifacts;
 
 /// Bytes of a version's label: it is shown beside the hash.

@@ -1,10 +1,14 @@
 //! A step's tool calls: checked against their schemas, run side by side, outcomes turned into results.
 
-use std::{collections::HashMap, sync::Arc, time::Instant};
+use std::{
+    collections::HashMap,
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 use agent_config::{artifacts, bindings::BoundFunction};
 use bytes::Bytes;
-use domain::{CallId, message::Part, names, nul};
+use domain::{CallId, Limits, message::Part, names, nul};
 use serde_json::Value;
 use tenancy::Tenant;
 use tool_api::{
@@ -103,13 +107,14 @@ impl Functions {
 }
 
 impl AgentRuntime {
-    /// Runs one call of a run. `context.idempotency_key` and `attempt` are set here.
+    /// Runs one call of a run that has `left` until its deadline. `context.idempotency_key` and `attempt` are set here.
     pub(crate) async fn run_call(
         &self,
         tenant: &Tenant,
         functions: &Functions,
         call: NamedCall,
         context: CallContext,
+        left: Duration,
     ) -> CallResult {
         let function = match functions.checked(&call) {
             Ok(function) => function,
@@ -128,7 +133,10 @@ impl AgentRuntime {
             function: function.spec.function.clone(),
             arguments: call.asked.arguments.clone(),
             grants: Arc::new(grants),
-            limits: function.limits,
+            limits: Limits {
+                deadline_ms: function.limits.deadline_ms.min(left.as_millis().max(1) as u64),
+                ..function.limits
+            },
             context: CallContext { idempotency_key: call.id.to_string(), attempt: 1, ..context },
         };
         match self.execute(tenant, tool_call).await {

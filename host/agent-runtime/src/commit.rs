@@ -49,6 +49,8 @@ pub(crate) struct StepDone {
     pub(crate) text: String,
     /// In the order the model asked for them.
     pub(crate) calls: Vec<CallResult>,
+    /// Of each result, what the model reads.
+    pub(crate) result_bytes: usize,
     pub(crate) started_at: Timestamp,
 }
 
@@ -191,7 +193,7 @@ async fn write_messages(tx: &mut TenantTx, writer: &Writer<'_>, step: &StepDone)
         new.push(NewMessage {
             id: MessageId::new(writer.ids),
             role: Role::Tool,
-            parts: results_for_model(&step.calls),
+            parts: results_for_model(step),
             run_id: Some(writer.run),
         });
     }
@@ -200,16 +202,25 @@ async fn write_messages(tx: &mut TenantTx, writer: &Writer<'_>, step: &StepDone)
 }
 
 /// What the model reads of a step's calls.
-pub(crate) fn results_for_model(calls: &[CallResult]) -> Vec<Part> {
-    calls
+pub(crate) fn results_for_model(step: &StepDone) -> Vec<Part> {
+    step.calls
         .iter()
         .map(|result| Part::ToolResult {
             id: result.call.id,
             provider_id: result.call.asked.provider_id.clone(),
             is_error: result.outcome.is_error(),
-            text: result.outcome.for_model(),
+            text: cut(result.outcome.for_model(), step.result_bytes),
         })
         .collect()
+}
+
+fn cut(mut text: String, bytes: usize) -> String {
+    if text.len() > bytes {
+        let left_out = text.len() - text.floor_char_boundary(bytes);
+        text.truncate(text.len() - left_out);
+        text.push_str(&format!("\n[{left_out} more bytes were left out; ask for less at a time]"));
+    }
+    text
 }
 
 async fn write_step(tx: &mut TenantTx, writer: &Writer<'_>, step: &StepDone, bill: &Bill) -> Result<(), RunError> {

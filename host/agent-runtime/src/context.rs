@@ -11,7 +11,7 @@ pub(crate) const WINDOW_MESSAGES_MAX: u32 = 400;
 
 #[derive(Debug, thiserror::Error, PartialEq, Eq)]
 #[error(
-    "the system prompt and the last turn are about {needed} tokens, more than the agent's {budget} \
+    "the system prompt and the last turn are {needed} tokens or more, over the agent's {budget} \
      (`context.max_input_tokens`); send less or raise it"
 )]
 pub(crate) struct DoesNotFit {
@@ -19,24 +19,40 @@ pub(crate) struct DoesNotFit {
     pub(crate) budget: u64,
 }
 
+/// Bytes of a system prompt once it is filled: it is copied for every model call.
+pub(crate) const SYSTEM_BYTES_MAX: usize = 512 * 1024;
+
 /// Where the window begins: whole turns, newest first, while they fit. A turn is a user's messages and all that follows
-/// until the next user's message, so that a call is never parted from its result. The last turn is never dropped.
-pub(crate) fn window(roles_and_tokens: &[(Role, u64)], system_tokens: u64, budget: u64) -> Result<usize, DoesNotFit> {
-    let begins = |index: usize| {
-        roles_and_tokens[index].0 == Role::User && (index == 0 || roles_and_tokens[index - 1].0 != Role::User)
-    };
-    let starts: Vec<usize> = (0..roles_and_tokens.len()).filter(|index| begins(*index)).collect();
-    let Some(last) = starts.last().copied() else { return Ok(0) };
-    let tokens_from =
-        |start: usize| system_tokens + roles_and_tokens[start..].iter().map(|(_, tokens)| tokens).sum::<u64>();
-    if tokens_from(last) > budget {
-        return Err(DoesNotFit { needed: tokens_from(last), budget });
+/// until the next user's message, so that a call is never parted from its result. The last turn is never dropped. `tokens`
+/// counts one message; what lies before the window is not counted.
+pub(crate) fn window(
+    roles: &[Role],
+    system_tokens: u64,
+    budget: u64,
+    mut tokens: impl FnMut(usize) -> u64,
+) -> Result<usize, DoesNotFit> {
+    let begins = |index: usize| roles[index] == Role::User && (index == 0 || roles[index - 1] != Role::User);
+    let mut needed = system_tokens;
+    let mut start = None;
+    for index in (0..roles.len()).rev() {
+        needed += tokens(index);
+        if needed > budget {
+            break;
+        }
+        if begins(index) {
+            start = Some(index);
+        }
     }
-    Ok(starts.into_iter().find(|start| tokens_from(*start) <= budget).unwrap_or(last))
+    match start {
+        Some(start) => Ok(start),
+        None if roles.is_empty() => Ok(0),
+        None => Err(DoesNotFit { needed, budget }),
+    }
 }
 
-/// `{{key}}` becomes the turn's value of `key`; a key without a value stays as it is written.
-pub(crate) fn fill(prompt: &str, context: &BTreeMap<String, String>) -> String {
+/// `{{key}}` becomes the turn's value of `key`; a key without a value stays as it is written. `None` when the text grows
+/// past `SYSTEM_BYTES_MAX`.
+pub(crate) fn fill(prompt: &str, context: &BTreeMap<String, String>) -> Option<String> {
     let mut filled = String::with_capacity(prompt.len());
     let mut rest = prompt;
     while let Some((before, after)) = rest.split_once("{{") {
@@ -51,9 +67,12 @@ pub(crate) fn fill(prompt: &str, context: &BTreeMap<String, String>) -> String {
                 rest = after;
             }
         }
+        if filled.len() > SYSTEM_BYTES_MAX {
+            return None;
+        }
     }
     filled.push_str(rest);
-    filled
+    (filled.len() <= SYSTEM_BYTES_MAX).then_some(filled)
 }
 
 #[cfg(test)]
@@ -83,9 +102,19 @@ mod tests {
             (15, Ok(7)),
             (14, Err(DoesNotFit { needed: 15, budget: 14 })),
         ] {
-            assert_eq!(window(&history, 5, budget), expected, "{budget}");
+            let roles = history.map(|(role, _)| role);
+            assert_eq!(window(&roles, 5, budget, |index| history[index].1), expected, "{budget}");
         }
-        assert_eq!(window(&[], 5, 1), Ok(0));
+        assert_eq!(window(&[], 1, 1, |_| 0), Ok(0));
+        let mut counted = 0;
+        assert_eq!(
+            window(&history.map(|(role, _)| role), 5, 20, |_| {
+                counted += 1;
+                10
+            }),
+            Ok(7)
+        );
+        assert_eq!(counted, 2, "what lies before the window is not counted");
     }
 
     #[test]
@@ -97,7 +126,9 @@ mod tests {
             ("{{other}} {{", "{{other}} {{"),
             ("", ""),
         ] {
-            assert_eq!(fill(prompt, &context), filled, "{prompt}");
+            assert_eq!(fill(prompt, &context).as_deref(), Some(filled), "{prompt}");
         }
+        let long = [("a".to_owned(), "x".repeat(16 * 1024))].into();
+        assert_eq!(fill(&"{{a}}".repeat(50_000), &long), None, "a prompt does not grow without bound");
     }
 }

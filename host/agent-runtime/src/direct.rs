@@ -21,6 +21,7 @@ use tool_api::{CallContext, CallError, ToolCall, schema::Schema};
 use crate::{
     AgentRuntime, commit,
     runs::RunError,
+    start::CONTEXT_BYTES_MAX,
     tool_calls::{self, NewToolCall, Origin, ToolCallRow},
 };
 
@@ -48,6 +49,8 @@ pub enum DirectCallError {
     BadSchema,
     #[error("a config value is for an end user; send `external_user_id`")]
     NoUser,
+    #[error("`context` has more than {CONTEXT_BYTES_MAX} bytes of JSON; send less")]
+    ContextTooLarge,
     #[error(transparent)]
     Limit(#[from] LimitError),
     #[error(transparent)]
@@ -70,6 +73,7 @@ impl Problem for DirectCallError {
             DirectCallError::UnknownFunction { .. }
             | DirectCallError::BadArguments(_)
             | DirectCallError::NoUser
+            | DirectCallError::ContextTooLarge
             | DirectCallError::Limit(_)
             | DirectCallError::Grants(_) => Kind::Invalid,
             DirectCallError::BadSchema => Kind::Internal,
@@ -87,6 +91,7 @@ impl Problem for DirectCallError {
             DirectCallError::BadArguments(_) => "tool_call.bad_arguments",
             DirectCallError::BadSchema => "internal",
             DirectCallError::NoUser => "tool_call.no_external_user",
+            DirectCallError::ContextTooLarge => "tool_call.context_too_large",
             DirectCallError::Limit(_) => "tool_call.limit_above_plan",
             DirectCallError::Grants(_) => "tool_call.bad_grants",
             DirectCallError::Tool(error) => error.code(),
@@ -125,6 +130,9 @@ impl AgentRuntime {
         let id = CallId::new(parts.ids.as_ref());
         let mut arguments = call.arguments;
         nul::replace(&mut arguments);
+        if serde_json::json!(call.context).to_string().len() > CONTEXT_BYTES_MAX {
+            return Err(DirectCallError::ContextTooLarge);
+        }
 
         let mut tx = tenant.begin().await?;
         let (_, version) = tools::callable(&mut tx, &call.tool, call.version).await?;

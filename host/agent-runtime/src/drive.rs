@@ -17,15 +17,15 @@ use agent_config::{
 use async_trait::async_trait;
 use billing_meter::prices::{self, PriceBook};
 use conversation_store::messages;
-use domain::{Amount, CallId, MessageId, Money, Problem, RunId, message::Role, nul};
+use domain::{Amount, CallId, Kind, MessageId, Money, Problem, RunId, message::Role, nul};
 use futures::{StreamExt, stream};
 use model_providers::{
     Endpoint, EndpointKind, Message, ModelEvent, ModelProvider, ModelRef, ModelRequest, ModelStream, ProviderError,
     Usage, retry, tokens,
 };
 use serde_json::{Map, Value, json};
-use tenancy::{Tenant, TenantTx};
-use tokio::sync::OwnedSemaphorePermit;
+use tenancy::{Tenant, TenantTx, tenants};
+use tokio::{sync::OwnedSemaphorePermit, time::Instant};
 use tool_api::CallContext;
 
 use crate::{
@@ -40,6 +40,16 @@ use crate::{
     tool_calls::BilledReceipt,
 };
 
+/// What a run's model and tools may say in all, in bytes: it is held in memory until the run ends. Looked at after each
+/// step, so one step may pass it by what its own calls may answer.
+const OUTPUT_BYTES_MAX: u64 = 64 << 20;
+/// A call of a run ends this long before the run's deadline does, so that what it consumed is on its receipt.
+const CALL_BEFORE_DEADLINE: Duration = Duration::from_millis(250);
+/// Tries to commit a step while the database is away for a moment.
+const COMMIT_TRIES: u32 = 5;
+/// Between two of them.
+const COMMIT_PAUSE: Duration = Duration::from_secs(1);
+
 /// Everything a run needs, read once.
 struct Loaded {
     run: Run,
@@ -48,8 +58,13 @@ struct Loaded {
     specs: Vec<domain::message::FunctionSpec>,
     book: PriceBook,
     candidates: Result<Vec<Candidate>, ProviderError>,
-    system: String,
+    /// `None`: longer than it may be.
+    system: Option<String>,
+    /// Tokens of the system prompt and the functions.
+    fixed_tokens: u64,
     messages: Vec<Message>,
+    /// Tokens of each message, once counted.
+    counts: Vec<Option<u64>>,
 }
 
 /// A model that may answer.
@@ -140,8 +155,15 @@ impl AgentRuntime {
                 lost = runtime.keep_lease(&tenant, run, &live.cancel) => lost,
             };
             if let Err(error) = driven {
-                // Without a terminal event: another process will find the lease expired.
                 tracing::error!(tenant.id = %tenant.id(), run.id = %run, error = %error, cause = ?error, "a run was left");
+                if !matches!(error, RunError::Fenced) {
+                    // If this fails too, another process will find the lease expired.
+                    let words = "the platform failed to finish the run; every finished step is kept: send the message again";
+                    let end = End::failed(StopReason::Error, "run.internal_error", words);
+                    if let Err(error) = runtime.end_unled(&tenant, run, &end).await {
+                        tracing::error!(run.id = %run, error = %error, "a run could not be ended");
+                    }
+                }
             }
         });
     }
@@ -155,22 +177,31 @@ async fn drive(
     started: Option<Value>,
     live: &Live,
 ) -> Result<(), RunError> {
+    tokens::load().await;
     let (mut turn, started) = load(runtime, tenant, run, started).await?;
     live.feed.event(1, "run.started", started);
     let teller = Teller { feed: &live.feed, seq: AtomicU32::new(1), untold: Mutex::default() };
     let parts = &runtime.0.parts;
-    let deadline = turn.run.private.deadline.unwrap_or(turn.run.created_at).since(parts.clock.now());
+    let left = turn.run.private.deadline.unwrap_or(turn.run.created_at).since(parts.clock.now());
+    let deadline = Instant::now() + left;
     let halt = halt(live, deadline);
     tokio::pin!(halt);
     if turn.run.private.cancel_requested {
         live.cancel.cancel();
     }
-    let max_cost = turn.agent.spec.limits.max_cost.map(Amount::rounded);
+    let max_cost = match &turn.agent.spec.limits.max_cost {
+        Some(max) if max.currency != turn.book.currency => {
+            let words = format!("`limits.max_cost` is in {}, and prices are in {}", max.currency, turn.book.currency);
+            let end = End::failed(StopReason::Error, "run.max_cost_currency", words);
+            return finish(runtime, tenant, &turn, &teller, None, Some(end)).await;
+        }
+        max_cost => max_cost.as_ref().map(|max| max.amount),
+    };
     let mut spent = turn.run.cost.amount;
 
     for number in turn.run.steps + 1.. {
         let began = parts.clock.now();
-        let reply = match ask(runtime, &turn, &teller, &mut halt).await {
+        let reply = match ask(runtime, &mut turn, &teller, &mut halt).await {
             Ok(reply) => reply,
             Err(end) => return finish(runtime, tenant, &turn, &teller, None, Some(end)).await,
         };
@@ -187,6 +218,7 @@ async fn drive(
             message: reply.message,
             text: reply.text,
             calls: Vec::new(),
+            result_bytes: result_bytes(&turn.agent, named.len()),
             started_at: began,
         };
         let mut end = reply.cut;
@@ -196,6 +228,7 @@ async fn drive(
         if end.is_some() {
             done.calls = refuse("run.ended", "the run ended before the call began");
         } else {
+            let spent = spent + commit::bill(&writer(runtime, &turn), &done).cost;
             match step::next(named.len(), number, turn.agent.spec.limits.steps(), spent, max_cost) {
                 Next::Answer => end = Some(End::completed(StopReason::Done)),
                 Next::OutOfSteps => {
@@ -212,11 +245,17 @@ async fn drive(
                     // Nobody needs hundreds of rows of what did not happen.
                     done.calls.truncate(step::CALLS_PER_STEP_MAX);
                 }
-                Next::Call => (done.calls, end) = call_all(runtime, tenant, &turn, named, &teller, &mut halt).await,
+                Next::Call => {
+                    (done.calls, end) = call_all(runtime, tenant, &turn, named, &teller, deadline, &mut halt).await
+                }
             }
         }
+        if end.is_none() && live.feed.bytes() > OUTPUT_BYTES_MAX {
+            let words = format!("the run's model and tools have said more than {OUTPUT_BYTES_MAX} bytes; ask for less");
+            end = Some(End::failed(StopReason::Error, "run.too_much_output", words));
+        }
         let ended = end.is_some();
-        let results = commit::results_for_model(&done.calls);
+        let results = commit::results_for_model(&done);
         let said = said(&done);
         spent = spent + finish_step(runtime, tenant, &turn, &teller, done, end).await?;
         if ended {
@@ -241,11 +280,11 @@ fn said(step: &StepDone) -> Message {
 }
 
 /// Ready when the run must stop where it is.
-async fn halt(live: &Live, deadline: Duration) -> End {
+async fn halt(live: &Live, deadline: Instant) -> End {
     tokio::select! {
         biased;
         () = live.cancel.cancelled() => End::cancelled(),
-        () = tokio::time::sleep(deadline) => {
+        () = tokio::time::sleep_until(deadline) => {
             let words = "the run's deadline has passed; raise `limits.deadline_seconds` of the agent";
             End::failed(StopReason::Deadline, "run.deadline", words)
         }
@@ -255,13 +294,13 @@ async fn halt(live: &Live, deadline: Duration) -> End {
 /// Asks the model and tells its text as it comes. `Err`: nothing came, and nothing is charged.
 async fn ask(
     runtime: &AgentRuntime,
-    turn: &Loaded,
+    turn: &mut Loaded,
     teller: &Teller<'_>,
     halt: &mut (impl Future<Output = End> + Unpin),
 ) -> Result<Reply, End> {
     let failed = |error: &ProviderError| End::failed(StopReason::Error, error.code(), error.to_string());
-    let candidates = turn.candidates.as_ref().map_err(failed)?;
     let request = request(turn)?;
+    let candidates = turn.candidates.as_ref().map_err(failed)?;
     let ids = runtime.0.parts.ids.clone();
     // The last 32 bits of an id are random.
     let chance = move || f64::from(ids.uuid().as_u128() as u32) / f64::from(u32::MAX);
@@ -334,22 +373,41 @@ fn counted(request: &ModelRequest, reply: &Reply) -> Usage {
     }
 }
 
-fn request(turn: &Loaded) -> Result<ModelRequest, End> {
-    let budget = u64::from(turn.agent.spec.context.max_input_tokens.unwrap_or(INPUT_TOKENS_DEFAULT));
-    let sizes: Vec<_> = turn.messages.iter().map(|message| (message.role, tokens::count_message(message))).collect();
-    let mut request = ModelRequest {
+fn request(turn: &mut Loaded) -> Result<ModelRequest, End> {
+    let too_large = |words: String| End::failed(StopReason::Error, "context.too_large", words);
+    let system = turn.system.clone().ok_or_else(|| {
+        too_large(format!(
+            "the system prompt, filled from `context`, has more than {} bytes",
+            context::SYSTEM_BYTES_MAX
+        ))
+    })?;
+    let roles: Vec<Role> = turn.messages.iter().map(|message| message.role).collect();
+    turn.counts.resize(roles.len(), None);
+    let (messages, counts) = (&turn.messages, &mut turn.counts);
+    let count = |index: usize| *counts[index].get_or_insert_with(|| tokens::count_message(&messages[index]));
+    let start = context::window(&roles, turn.fixed_tokens, input_tokens(&turn.agent), count)
+        .map_err(|error| too_large(error.to_string()))?;
+    Ok(ModelRequest {
         model: ModelRef::new("", ""),
-        system: turn.system.clone(),
-        messages: Vec::new(),
+        system,
+        messages: turn.messages[start..].to_vec(),
         functions: turn.specs.clone(),
         temperature: None,
         max_output_tokens: None,
         options: Map::new(),
-    };
-    let start = context::window(&sizes, tokens::count_request(&request), budget)
-        .map_err(|error| End::failed(StopReason::Error, "context.too_large", error.to_string()))?;
-    request.messages = turn.messages[start..].to_vec();
-    Ok(request)
+    })
+}
+
+fn input_tokens(agent: &Agent) -> u64 {
+    u64::from(agent.spec.context.max_input_tokens.unwrap_or(INPUT_TOKENS_DEFAULT))
+}
+
+/// Bytes of each of a step's results that the model reads: together they fill half of its window, at about four bytes a
+/// token. The whole answer stays with the call.
+fn result_bytes(agent: &Agent, calls: usize) -> usize {
+    const LEAST: usize = 1024;
+    let half = usize::try_from(input_tokens(agent).saturating_mul(2)).unwrap_or(usize::MAX);
+    (half / calls.max(1)).max(LEAST)
 }
 
 /// Runs a step's calls side by side. When the run must stop, the calls that run are dropped, which ends them.
@@ -359,6 +417,7 @@ async fn call_all(
     turn: &Loaded,
     named: Vec<NamedCall>,
     teller: &Teller<'_>,
+    deadline: Instant,
     halt: &mut (impl Future<Output = End> + Unpin),
 ) -> (Vec<CallResult>, Option<End>) {
     let context = CallContext {
@@ -374,7 +433,8 @@ async fn call_all(
             let NamedCall { id, tool, function, asked, .. } = &call;
             let data = json!({"id": id, "tool": tool, "function": function, "arguments": asked.arguments});
             teller.event("tool_call.started", data);
-            runtime.run_call(tenant, &turn.functions, call, context).await
+            let left = deadline.saturating_duration_since(Instant::now()).saturating_sub(CALL_BEFORE_DEADLINE);
+            runtime.run_call(tenant, &turn.functions, call, context, left).await
         }
     };
     let mut results: HashMap<CallId, CallResult> = HashMap::new();
@@ -450,15 +510,31 @@ async fn finish(
     });
     let end_told = end.as_ref().map(|end| (teller.after_commit(end.status.event(), json!({})), end.status.event()));
 
-    let mut tx = tenant.begin().await?;
     let step = step.as_ref().map(|(step, bill)| (step, bill));
-    commit::commit(&mut tx, &writer(runtime, turn), step, end.as_ref(), &teller.take()).await?;
-    // Read in the same transaction: the last event is told with the body that the run now has.
-    let body = match end_told {
-        Some(_) => Some(json!(runs::turn(&mut tx, turn.run.id).await?)),
-        None => None,
+    let told = teller.take();
+    let write = async || -> Result<Option<Value>, RunError> {
+        let mut tx = tenant.begin().await?;
+        commit::commit(&mut tx, &writer(runtime, turn), step, end.as_ref(), &told).await?;
+        // Read in the same transaction: the last event is told with the body that the run now has.
+        let body = match end_told {
+            Some(_) => Some(json!(runs::turn(&mut tx, turn.run.id).await?)),
+            None => None,
+        };
+        tx.commit().await?;
+        Ok(body)
     };
-    tx.commit().await?;
+    let mut tries = 1;
+    let body = loop {
+        match write().await {
+            // A commit whose answer was lost is not written twice: the step's key and the usage's refuse it.
+            Err(error) if error.kind() == Kind::Unavailable && tries < COMMIT_TRIES => {
+                tracing::warn!(run.id = %turn.run.id, error = %error, tries, "a step could not be committed yet");
+                tries += 1;
+                tokio::time::sleep(COMMIT_PAUSE).await;
+            }
+            written => break written?,
+        }
+    };
 
     if let Some((seq, data)) = step_told {
         teller.feed.event(seq, "step.completed", data);
@@ -496,7 +572,10 @@ async fn load(
     let mut tx = tenant.begin().await?;
     let run = runs::get(&mut tx, id).await?.ok_or(RunError::NotFound)?;
     let agent = revisions::pinned(&mut tx, run.agent_id, run.revision).await?;
-    let functions = revisions::functions(&mut tx, run.agent_id, run.revision).await?;
+    let mut functions = revisions::functions(&mut tx, run.agent_id, run.revision).await?;
+    // A plan may have become smaller since the revision was published.
+    let ceiling = tenants::get(&mut tx).await?.plan.tool_limits;
+    functions.iter_mut().for_each(|function| function.limits = function.limits.min(ceiling));
     let book = prices::current(&mut tx).await?;
     let window = messages::newest(&mut tx, run.conversation_id, WINDOW_MESSAGES_MAX).await?;
     let candidates = candidates(runtime, &mut tx, &agent).await?;
@@ -507,17 +586,37 @@ async fn load(
             first.map(|event| event.data).unwrap_or_default()
         }
     };
+    drop(tx);
+    let system = context::fill(&agent.spec.system_prompt, &run.private.context);
+    let specs: Vec<_> = functions.iter().map(|function| function.spec.clone()).collect();
     let loaded = Loaded {
-        system: context::fill(&agent.spec.system_prompt, &run.private.context),
-        specs: functions.iter().map(|function| function.spec.clone()).collect(),
+        fixed_tokens: fixed_tokens(system.clone().unwrap_or_default(), specs.clone()).await,
+        system,
+        specs,
         functions: Functions::new(functions),
         messages: window.into_iter().map(|message| Message { role: message.role, parts: message.parts }).collect(),
+        counts: Vec::new(),
         run,
         agent,
         book,
         candidates,
     };
     Ok((loaded, started))
+}
+
+/// Functions may have megabytes of schemas: counting them is no work for a thread that others wait for.
+async fn fixed_tokens(system: String, functions: Vec<domain::message::FunctionSpec>) -> u64 {
+    let request = ModelRequest {
+        model: ModelRef::new("", ""),
+        system,
+        messages: Vec::new(),
+        functions,
+        temperature: None,
+        max_output_tokens: None,
+        options: Map::new(),
+    };
+    // It ends only with the process, or by a panic of the tokenizer: then nothing is taken for fixed.
+    tokio::task::spawn_blocking(move || tokens::count_request(&request)).await.unwrap_or(0)
 }
 
 /// The agent's models in order, each behind its own provider. The tenant's key goes before the platform's.

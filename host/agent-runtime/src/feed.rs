@@ -21,6 +21,8 @@ struct Log {
     /// Bytes of text since the last event.
     offset: u64,
     last_seq: u32,
+    /// Of all data and text.
+    bytes: u64,
     closed: bool,
 }
 
@@ -51,6 +53,7 @@ impl Feed {
 
     pub(crate) fn event(&self, seq: u32, kind: &'static str, data: Value) {
         self.change(|log| {
+            log.bytes += data.to_string().len() as u64;
             log.items.push(Item::Event { seq, kind, data });
             (log.last_seq, log.offset) = (seq, 0);
         });
@@ -60,7 +63,13 @@ impl Feed {
         self.change(|log| {
             log.items.push(Item::Delta { seq: log.last_seq, start: log.offset, message, text: text.to_owned() });
             log.offset += text.len() as u64;
+            log.bytes += text.len() as u64;
         });
+    }
+
+    /// How much was said so far.
+    pub(crate) fn bytes(&self) -> u64 {
+        self.log.lock().unwrap_or_else(PoisonError::into_inner).bytes
     }
 
     pub(crate) fn close(&self) {

@@ -16,7 +16,7 @@ use domain::{
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 use sqlx::{QueryBuilder, Row as _, postgres::PgRow};
-use tenancy::{DbError, TenantTx};
+use tenancy::{DbError, TenantTx, tenants::TenantError};
 use uuid::Uuid;
 
 use crate::tool_calls::{self, ToolCallRow};
@@ -237,6 +237,8 @@ pub enum RunError {
     #[error(transparent)]
     ProviderKey(#[from] ProviderKeyError),
     #[error(transparent)]
+    Tenant(#[from] TenantError),
+    #[error(transparent)]
     Usage(#[from] UsageError),
     #[error(transparent)]
     Price(#[from] PriceError),
@@ -253,6 +255,7 @@ impl Problem for RunError {
             RunError::Conversation(error) => error.kind(),
             RunError::Message(error) => error.kind(),
             RunError::ProviderKey(error) => error.kind(),
+            RunError::Tenant(error) => error.kind(),
             RunError::Usage(error) => error.kind(),
             RunError::Price(error) => error.kind(),
             RunError::Db(error) => error.kind(),
@@ -267,6 +270,7 @@ impl Problem for RunError {
             RunError::Conversation(error) => error.code(),
             RunError::Message(error) => error.code(),
             RunError::ProviderKey(error) => error.code(),
+            RunError::Tenant(error) => error.code(),
             RunError::Usage(error) => error.code(),
             RunError::Price(error) => error.code(),
             RunError::Db(error) => error.code(),
@@ -284,6 +288,8 @@ impl From<sqlx::Error> for RunError {
 #[derive(Debug, Clone, Default)]
 pub struct RunFilter {
     pub agent: Option<AgentId>,
+    /// Of these agents only.
+    pub agents: Option<Vec<AgentId>>,
     pub status: Option<RunStatus>,
     pub conversation: Option<ConversationId>,
     pub external_user_id: Option<String>,
@@ -300,6 +306,10 @@ pub async fn list(tx: &mut TenantTx, filter: &RunFilter, page: PageRequest) -> R
     let mut query = select(tx);
     if let Some(agent) = filter.agent {
         query.push(" AND r.agent_id = ").push_bind(agent.uuid());
+    }
+    if let Some(agents) = &filter.agents {
+        let agents: Vec<Uuid> = agents.iter().map(|agent| agent.uuid()).collect();
+        query.push(" AND r.agent_id = ANY(").push_bind(agents).push(")");
     }
     if let Some(status) = filter.status {
         query.push(" AND r.status = ").push_bind(status.as_str());

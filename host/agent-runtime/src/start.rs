@@ -27,8 +27,10 @@ use crate::{
     runs::{self, RunError},
 };
 
+/// New messages of one turn: a person says a few things at a time.
+const MESSAGES_MAX: usize = 100;
 /// Bytes of a turn's `context`: tools and prompts read it whole.
-const CONTEXT_BYTES_MAX: usize = 16 * 1024;
+pub(crate) const CONTEXT_BYTES_MAX: usize = 16 * 1024;
 /// Bytes of a run's `metadata`: it is told with every look at the run.
 const METADATA_BYTES_MAX: usize = 16 * 1024;
 /// Longest `external_user_id`.
@@ -239,8 +241,8 @@ impl AgentRuntime {
     }
 }
 
-/// Active runs are counted under the tenant's row lock only in effect: two starts at once may pass together, and one run
-/// more than the plan's number is harmless.
+/// A bound on what one tenant takes of a process, not an invariant: starts at the same moment do not see each other, and
+/// may pass together.
 async fn refuse_too_many(tx: &mut TenantTx) -> Result<(), StartError> {
     let plan = tenants::get(tx).await?.plan;
     let active = sqlx::query_scalar!(
@@ -256,6 +258,9 @@ fn check(turn: &StartRun) -> Result<(), StartError> {
     let mut wrong = Vec::new();
     if turn.messages.is_empty() || turn.messages.iter().any(Vec::is_empty) {
         wrong.push(FieldError::new("/message", "say something: a text, or parts"));
+    }
+    if turn.messages.len() > MESSAGES_MAX {
+        wrong.push(FieldError::new("/messages", format!("more than {MESSAGES_MAX} new messages; send fewer")));
     }
     for (at, parts) in turn.messages.iter().enumerate() {
         wrong.extend(messages::check_parts(&format!("/messages/{at}"), parts));

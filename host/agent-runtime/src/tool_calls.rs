@@ -128,6 +128,8 @@ pub struct ToolCallFilter {
     pub status: Option<tool_api::Status>,
     pub run: Option<RunId>,
     pub agent: Option<AgentId>,
+    /// Of these agents only.
+    pub agents: Option<Vec<AgentId>>,
     pub external_user_id: Option<String>,
 }
 
@@ -161,6 +163,10 @@ pub async fn list(
     }
     if let Some(agent) = filter.agent {
         query.push(" AND agent_id = ").push_bind(agent.uuid());
+    }
+    if let Some(agents) = &filter.agents {
+        let agents: Vec<Uuid> = agents.iter().map(|agent| agent.uuid()).collect();
+        query.push(" AND agent_id = ANY(").push_bind(agents).push(")");
     }
     if let Some(user) = &filter.external_user_id {
         query.push(" AND external_user_id = ").push_bind(user.clone());

@@ -75,7 +75,7 @@ impl AgentRuntime {
     }
 
     /// Ends a run that nobody drives and whose lease, if it had one, is ours.
-    async fn end_unled(&self, tenant: &Tenant, run: RunId, end: &End) -> Result<(), RunError> {
+    pub(crate) async fn end_unled(&self, tenant: &Tenant, run: RunId, end: &End) -> Result<(), RunError> {
         let now = self.0.parts.clock.now();
         let mut tx = tenant.begin().await?;
         let error = end.error.as_ref();
@@ -244,6 +244,14 @@ impl AgentRuntime {
             self.cancel(tenant, run.id).await?;
         }
         let mut tx = tenant.begin().await?;
+        // In the order in which a step's commit locks: the run, then the conversation.
+        sqlx::query_scalar!(
+            "SELECT run_id FROM run WHERE tenant_id = $1 AND conversation_id = $2 FOR UPDATE",
+            tx.tenant().uuid(),
+            id.uuid(),
+        )
+        .fetch_all(tx.conn())
+        .await?;
         conversations::delete(&mut tx, id).await?;
         Ok(tx.commit().await?)
     }
@@ -285,12 +293,18 @@ impl Follower {
             Some(_) => {}
             None => {
                 let status = runs::get(&mut tx, self.run).await?.ok_or(RunError::NotFound)?.status;
-                drop(tx);
                 if status.is_terminal() {
-                    // A cursor at or behind the last event: there is nothing more to tell.
                     self.ended = true;
+                    let last = events::last_seq(&mut tx, self.run).await?;
+                    if self.cursor.seq > last {
+                        // The reader saw events live that were never committed. The end it has not seen.
+                        let data = json!(runs::turn(&mut tx, self.run).await?);
+                        let kind = status.event().to_owned();
+                        return Ok(vec![RunEvent { seq: last, offset: None, kind, data }]);
+                    }
                     return Ok(events);
                 }
+                drop(tx);
                 tokio::time::sleep(FOLLOW_POLL).await;
             }
         }

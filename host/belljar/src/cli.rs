@@ -7,7 +7,7 @@ use clap::{Args, Parser, Subcommand};
 use crate::{config, dev, migrate, serve, tool};
 
 /// The hidden command that compiles one component, in a process that may be killed.
-pub const COMPILE_COMMAND: &str = "compile-component";
+const COMPILE_COMMAND: &str = "compile-component";
 
 /// Agents that use sealed WebAssembly tools, for many tenants.
 #[derive(Debug, Parser)]

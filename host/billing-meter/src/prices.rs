@@ -20,9 +20,9 @@ const PRICE_SCALE_MAX: usize = 9;
 /// Digits of a price before its point, so that no product overflows.
 const PRICE_DIGITS_MAX: usize = 6;
 /// Most models in one book: it is read at the start of every run.
-pub const MODELS_MAX: usize = 1_000;
+pub(crate) const MODELS_MAX: usize = 1_000;
 /// Longest provider or model in a book, in bytes: longer than any that a provider has.
-pub const PATTERN_BYTES_MAX: usize = 200;
+const PATTERN_BYTES_MAX: usize = 200;
 
 /// The book of a fresh installation.
 const DEFAULT_BOOK: &str = include_str!("../price-books/default.json");
@@ -236,12 +236,11 @@ pub async fn install_default(tx: &mut GlobalTx, now: Timestamp) -> Result<(), Pr
 
 /// The book that prices what is used now.
 pub async fn current(tx: &mut TenantTx) -> Result<PriceBook, PriceError> {
-    newest(tx.conn()).await
-}
-
-/// The book that prices what is used now.
-pub async fn latest(tx: &mut GlobalTx) -> Result<PriceBook, PriceError> {
-    newest(tx.conn()).await
+    sqlx::query_as!(Row, "SELECT version, body, created_at FROM price_book ORDER BY version DESC LIMIT 1")
+        .fetch_optional(tx.conn())
+        .await?
+        .ok_or(PriceError::NotInstalled)?
+        .try_into()
 }
 
 pub async fn get(tx: &mut GlobalTx, version: u32) -> Result<Option<PriceBook>, PriceError> {
@@ -289,14 +288,6 @@ pub async fn publish(tx: &mut GlobalTx, prices: Prices, now: Timestamp) -> Resul
         false => error.into(),
     })?;
     Ok(book(version.unsigned_abs(), prices, now))
-}
-
-async fn newest(conn: &mut sqlx::PgConnection) -> Result<PriceBook, PriceError> {
-    sqlx::query_as!(Row, "SELECT version, body, created_at FROM price_book ORDER BY version DESC LIMIT 1")
-        .fetch_optional(conn)
-        .await?
-        .ok_or(PriceError::NotInstalled)?
-        .try_into()
 }
 
 /// How well a pattern fits, better is greater: an exact one before any prefix, a long prefix before a short one.

@@ -18,7 +18,9 @@ use uuid::Uuid;
 use crate::prices::{PriceBook, PriceError};
 
 pub use totals::{GROUPS_MAX, GroupBy, Quantities, UsageGroup, UsageReport, group_by, range, totals};
-pub use used::{QUANTITY_MAX, UsageKind, Used};
+#[cfg(test)]
+pub(crate) use used::QUANTITY_MAX;
+pub use used::{UsageKind, Used};
 
 /// What an event bills, and for whom. `dedup` names it within the tenant: the same name is never billed twice.
 #[derive(Debug, Clone, Default, PartialEq)]

@@ -15,13 +15,16 @@ use uuid::Uuid;
 use domain::nul;
 
 /// Most messages in one imported history: it is written in one statement, within one request.
-pub const HISTORY_MESSAGES_MAX: usize = 1_000;
+pub(crate) const HISTORY_MESSAGES_MAX: usize = 1_000;
 /// Largest text of a message that a caller brings, in bytes: a model reads it again at every step.
-pub const MESSAGE_TEXT_BYTES_MAX: usize = 256 * 1024;
+pub(crate) const MESSAGE_TEXT_BYTES_MAX: usize = 256 * 1024;
 /// Largest image of a message that a caller brings, in bytes of base64: 5 MiB of image, what model providers take.
-pub const MESSAGE_IMAGE_BYTES_MAX: usize = 5 * 1024 * 1024 * 4 / 3 + 4;
+const MESSAGE_IMAGE_BYTES_MAX: usize = 5 * 1024 * 1024 * 4 / 3 + 4;
+/// Bytes of messages, as they are stored, after which no further one is read at once: what one reader holds in memory is
+/// this and one message more.
+const READ_BYTES_MAX: i64 = 32 << 20;
 /// What an image may be: the formats that model providers take.
-pub const IMAGE_MEDIA_TYPES: [&str; 4] = ["image/png", "image/jpeg", "image/gif", "image/webp"];
+const IMAGE_MEDIA_TYPES: [&str; 4] = ["image/png", "image/jpeg", "image/gif", "image/webp"];
 
 #[derive(Debug, Clone, PartialEq, Serialize, utoipa::ToSchema)]
 pub struct Message {
@@ -191,33 +194,56 @@ pub async fn list(
     let after = page.after.map_or(0, |after| i32::try_from(after.as_u128()).unwrap_or(i32::MAX));
     let rows = sqlx::query_as!(
         Row,
-        "SELECT message_id, position, role, parts, run_id, created_at
-         FROM message
-         WHERE tenant_id = $1 AND conversation_id = $2 AND position > $3
-         ORDER BY position
-         LIMIT $4",
+        r#"SELECT message_id, position, role, parts, run_id, created_at
+           FROM (SELECT message_id, position, role, parts, run_id, created_at,
+                        sum(pg_column_size(parts)) OVER (ORDER BY position) - pg_column_size(parts) AS bytes_before
+                 FROM (SELECT message_id, position, role, parts, run_id, created_at
+                       FROM message
+                       WHERE tenant_id = $1 AND conversation_id = $2 AND position > $3
+                       ORDER BY position
+                       LIMIT $4) AS page) AS sized
+           WHERE bytes_before < $5
+           ORDER BY position"#,
         tx.tenant().uuid(),
         conversation.uuid(),
         after,
         page.rows(),
+        READ_BYTES_MAX,
     )
     .fetch_all(tx.conn())
     .await?;
-    Ok(Page::cut(read(rows)?, page, |message| Uuid::from_u128(message.position.into())))
+    let place = |message: &Message| Uuid::from_u128(message.position.into());
+    let newest = sqlx::query_scalar!(
+        r#"SELECT coalesce(max(position), 0) AS "newest!" FROM message WHERE tenant_id = $1 AND conversation_id = $2"#,
+        tx.tenant().uuid(),
+        conversation.uuid(),
+    )
+    .fetch_one(tx.conn())
+    .await?;
+    let mut page = Page::cut(read(rows)?, page, place);
+    // Large messages end a page early: then the last one of the page is not the last one there is.
+    page.next = page.data.last().filter(|last| last.position < newest.cast_unsigned()).map(place);
+    Ok(page)
 }
 
-/// The last `limit` messages, oldest of them first.
+/// The last `limit` messages, fewer where they are large, oldest of them first.
 pub async fn newest(tx: &mut TenantTx, conversation: ConversationId, limit: u32) -> Result<Vec<Message>, MessageError> {
     let mut rows = sqlx::query_as!(
         Row,
-        "SELECT message_id, position, role, parts, run_id, created_at
-         FROM message
-         WHERE tenant_id = $1 AND conversation_id = $2
-         ORDER BY position DESC
-         LIMIT $3",
+        r#"SELECT message_id, position, role, parts, run_id, created_at
+           FROM (SELECT message_id, position, role, parts, run_id, created_at,
+                        sum(pg_column_size(parts)) OVER (ORDER BY position DESC) - pg_column_size(parts) AS bytes_after
+                 FROM (SELECT message_id, position, role, parts, run_id, created_at
+                       FROM message
+                       WHERE tenant_id = $1 AND conversation_id = $2
+                       ORDER BY position DESC
+                       LIMIT $3) AS page) AS sized
+           WHERE bytes_after < $4
+           ORDER BY position DESC"#,
         tx.tenant().uuid(),
         conversation.uuid(),
         i64::from(limit),
+        READ_BYTES_MAX,
     )
     .fetch_all(tx.conn())
     .await?;

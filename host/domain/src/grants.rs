@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use serde::{Deserialize, Serialize};
 
 /// Values that one call may see through `wasi:config`, in bytes of keys and values: they are held per call.
-pub const CONFIG_BYTES_MAX: usize = 64 * 1024;
+const CONFIG_BYTES_MAX: usize = 64 * 1024;
 
 /// What one binding (or one direct call) grants. Capabilities join this as they arrive; a request that names one that
 /// is not here is refused rather than forgotten.

@@ -7,6 +7,7 @@
 
 pub mod grants;
 pub mod ids;
+pub mod json;
 pub mod limits;
 pub mod message;
 pub mod money;

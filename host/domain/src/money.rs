@@ -7,7 +7,7 @@ use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 /// Digits after the point that an amount keeps: one token of the cheapest model is about 1e-8, one unit of fuel 1e-13
 /// and never billed alone.
-pub const AMOUNT_SCALE: u32 = 12;
+const AMOUNT_SCALE: u32 = 12;
 
 /// An exact amount of an unnamed currency. In JSON a string.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default, utoipa::ToSchema)]

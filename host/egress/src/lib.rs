@@ -11,7 +11,7 @@ mod error;
 mod lookup;
 mod url_check;
 
-pub use address::is_public;
+use address::is_public;
 pub use client::{ChosenBy, Egress, Request, Response};
 pub use error::EgressError;
 pub use lookup::{Lookup, SystemLookup};

@@ -5,7 +5,7 @@ use axum::{
     response::{IntoResponse, Response},
 };
 use bytes::Bytes;
-use domain::FieldError;
+use domain::{FieldError, json::pointer_step};
 use http::{HeaderMap, header};
 use serde::{Serialize, de::DeserializeOwned};
 use serde_json::{Value, error::Category};
@@ -142,34 +142,13 @@ fn cut(text: &str) -> String {
 
 /// RFC 6901.
 fn pointer(path: &Path) -> String {
-    let step = |text: &str| format!("/{}", text.replace('~', "~0").replace('/', "~1"));
     path.iter()
         .map(|segment| match segment {
-            Segment::Seq { index } => step(&index.to_string()),
-            Segment::Map { key } => step(key),
+            Segment::Seq { index } => pointer_step(&index.to_string()),
+            Segment::Map { key } => pointer_step(key),
             Segment::Enum { .. } | Segment::Unknown => String::new(),
         })
         .collect()
-}
-
-/// JSON merge patch (RFC 7396).
-pub(crate) fn merge(target: &mut Value, patch: Value) {
-    let Value::Object(changes) = patch else {
-        *target = patch;
-        return;
-    };
-    if !target.is_object() {
-        *target = Value::Object(serde_json::Map::new());
-    }
-    let Value::Object(fields) = target else { return };
-    for (key, change) in changes {
-        match change {
-            Value::Null => {
-                fields.remove(&key);
-            }
-            change => merge(fields.entry(key).or_insert(Value::Null), change),
-        }
-    }
 }
 
 #[cfg(test)]
@@ -217,19 +196,5 @@ mod tests {
         assert!(screen(br#"["a\\u0000"]"#, Nul::Refused).is_ok());
         let deep = r#"{"a":"#.repeat(200);
         assert_eq!(parse::<Value>(deep.as_bytes()).unwrap_err().code(), "request.bad_json");
-    }
-
-    #[test]
-    fn a_merge_patch_changes_what_it_names() {
-        for (target, patch, result) in [
-            (json!({"a": "b", "c": 1}), json!({"a": "d"}), json!({"a": "d", "c": 1})),
-            (json!({"a": {"b": 1, "c": 2}}), json!({"a": {"b": null}}), json!({"a": {"c": 2}})),
-            (json!({"a": [1]}), json!({"a": [2]}), json!({"a": [2]})),
-            (json!({"a": "b"}), json!({"a": {"c": 1}}), json!({"a": {"c": 1}})),
-        ] {
-            let mut merged = target.clone();
-            merge(&mut merged, patch.clone());
-            assert_eq!(merged, result, "{target} with {patch}");
-        }
     }
 }

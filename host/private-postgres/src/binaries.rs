@@ -8,7 +8,7 @@ use std::process::Command;
 use crate::PostgresError;
 
 /// Oldest major version that the schema of Belljar is tested with.
-pub const VERSION_MIN: u32 = 15;
+pub(crate) const VERSION_MIN: u32 = 15;
 
 /// Where installers put Postgres outside PATH: a folder, how its entries start, and the way to the programs below them.
 const USUAL_PLACES: [(&str, &str, &str); 7] = [

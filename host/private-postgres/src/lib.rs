@@ -23,7 +23,8 @@ use std::time::{Duration, Instant};
 
 use rustix::process::{Pid, Signal};
 
-pub use crate::binaries::{Binaries, VERSION_MIN, Version};
+use crate::binaries::VERSION_MIN;
+pub use crate::binaries::{Binaries, Version};
 use crate::home::{Home, at};
 use crate::postmaster::{Next, disown, lives, look};
 
@@ -58,6 +59,17 @@ pub struct Options {
     pub durability: Durability,
     /// Further server settings, name and value; they win over ours. An adopted server keeps those of its start.
     pub settings: Vec<(String, String)>,
+}
+
+impl Options {
+    /// Of a cluster that test processes share: fast, and not safe from a power cut. A throwaway server would die with
+    /// the process that happened to start it, and the others would not find it again.
+    pub fn for_tests(data_dir: PathBuf) -> Options {
+        let settings =
+            [("fsync", "off"), ("synchronous_commit", "off"), ("full_page_writes", "off"), ("max_connections", "400")];
+        let settings = settings.map(|(name, value)| (name.to_owned(), value.to_owned())).to_vec();
+        Options { data_dir, durability: Durability::Durable, settings }
+    }
 }
 
 /// A running cluster. Several processes may hold the same one: the last to stop or drop it ends the server.

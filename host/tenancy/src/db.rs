@@ -69,7 +69,8 @@ impl Db {
             SELECT current_user::text AS "role!",
                    current_setting('server_version_num')::int AS "version!",
                    (r.rolsuper OR r.rolbypassrls OR r.rolcreaterole OR r.rolreplication
-                    OR EXISTS (SELECT FROM pg_class c WHERE c.relowner = r.oid)) AS "unsafe!"
+                    OR EXISTS (SELECT FROM pg_class c WHERE c.relowner = r.oid)
+                    OR EXISTS (SELECT FROM pg_auth_members m WHERE m.member = r.oid)) AS "unsafe!"
             FROM pg_roles r WHERE r.rolname = current_user
             "#
         )

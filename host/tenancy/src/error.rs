@@ -17,10 +17,11 @@ impl DbError {
             sqlx::Error::Io(_) | sqlx::Error::PoolTimedOut | sqlx::Error::PoolClosed | sqlx::Error::WorkerCrashed => {
                 true
             }
-            // Classes 08 connection, 53 resources, 57 operator intervention (PostgreSQL, appendix A).
-            sqlx::Error::Database(error) => {
-                error.code().is_some_and(|code| ["08", "53", "57"].iter().any(|class| code.starts_with(class)))
-            }
+            // Classes 08 connection, 40 rollback (deadlock), 53 resources, 55P03 lock timeout, 57 operator intervention
+            // (PostgreSQL, appendix A).
+            sqlx::Error::Database(error) => error
+                .code()
+                .is_some_and(|code| ["08", "40", "53", "55P03", "57"].iter().any(|class| code.starts_with(class))),
             _ => false,
         }
     }
@@ -55,7 +56,8 @@ pub enum ConnectError {
     #[error("Postgres {0} is too old: use 15 or newer")]
     TooOld(String),
     #[error(
-        "the role `{0}` could read other tenants' rows (it is a superuser, bypasses row security, or owns tables); \
+        "the role `{0}` could read other tenants' rows (it is a superuser, bypasses row security, owns tables, or is a \
+         member of another role); \
          connect as the application role `belljar_app`"
     )]
     UnsafeRole(String),

@@ -21,6 +21,6 @@ pub mod tenants;
 pub use db::{Db, DbSettings, GlobalTx};
 pub use doors::KeyHolder;
 pub use error::{ConnectError, DbError};
-pub use migrate::{APPLICATION_ROLE, Migrated, migrate, pending};
+pub use migrate::{APPLICATION_ROLE, Migrated, fingerprint, migrate, pending};
 pub use placement::Placement;
 pub use tenant::{Tenant, TenantTx};

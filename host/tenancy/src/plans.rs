@@ -1,6 +1,6 @@
 //! What the operator offers.
 
-use domain::{Amount, Kind, Limits, Problem, Timestamp};
+use domain::{Amount, Kind, Limits, Money, Problem, Timestamp};
 use serde::{Deserialize, Serialize};
 
 use crate::{DbError, GlobalTx};
@@ -22,7 +22,7 @@ pub struct Plan {
     pub upload_bytes: i64,
     /// Of all components of the tenant.
     pub storage_bytes: i64,
-    pub monthly_fee: Amount,
+    pub monthly_fee: Money,
 }
 
 #[derive(Debug, thiserror::Error)]
@@ -31,6 +31,8 @@ pub enum PlanError {
     NotFound(String),
     #[error("a plan's name is ^[a-z][a-z0-9-]{{0,29}}$")]
     BadName,
+    #[error("`monthly_fee` is an amount of zero or more in a currency such as USD")]
+    BadFee,
     #[error("`{0}` must be greater than zero")]
     NotPositive(&'static str),
     #[error("`tool_limits` exceed what the engine is built for: {0:?}")]
@@ -43,7 +45,9 @@ impl Problem for PlanError {
     fn kind(&self) -> Kind {
         match self {
             PlanError::NotFound(_) => Kind::NotFound,
-            PlanError::BadName | PlanError::NotPositive(_) | PlanError::AboveEngine(_) => Kind::Invalid,
+            PlanError::BadName | PlanError::BadFee | PlanError::NotPositive(_) | PlanError::AboveEngine(_) => {
+                Kind::Invalid
+            }
             PlanError::Db(error) => error.kind(),
         }
     }
@@ -52,6 +56,7 @@ impl Problem for PlanError {
         match self {
             PlanError::NotFound(_) => "plan.not_found",
             PlanError::BadName => "plan.bad_name",
+            PlanError::BadFee => "plan.bad_fee",
             PlanError::NotPositive(_) => "plan.not_positive",
             PlanError::AboveEngine(_) => "plan.above_engine",
             PlanError::Db(error) => error.code(),
@@ -69,6 +74,10 @@ impl Plan {
     pub fn check(&self) -> Result<(), PlanError> {
         if self.name.parse::<domain::ToolName>().is_err() {
             return Err(PlanError::BadName);
+        }
+        let Money { amount, currency } = &self.monthly_fee;
+        if *amount < Amount::ZERO || currency.len() != 3 || !currency.bytes().all(|b| b.is_ascii_uppercase()) {
+            return Err(PlanError::BadFee);
         }
         for (name, value) in [
             ("requests_per_minute", i64::from(self.requests_per_minute)),
@@ -94,7 +103,7 @@ pub async fn list(tx: &mut GlobalTx) -> Result<Vec<Plan>, PlanError> {
     let rows = sqlx::query!(
         r#"
         SELECT name, requests_per_minute, concurrent_runs, concurrent_tool_calls, tokens_per_month, weight,
-               tool_limits, upload_bytes, storage_bytes, monthly_fee
+               tool_limits, upload_bytes, storage_bytes, monthly_fee, currency
         FROM plan ORDER BY name
         "#
     )
@@ -113,7 +122,7 @@ pub async fn list(tx: &mut GlobalTx) -> Result<Vec<Plan>, PlanError> {
                     .map_err(|error| sqlx::Error::Decode(Box::new(error)))?,
                 upload_bytes: row.upload_bytes,
                 storage_bytes: row.storage_bytes,
-                monthly_fee: Amount::rounded(row.monthly_fee),
+                monthly_fee: Money { amount: Amount::rounded(row.monthly_fee), currency: row.currency },
             })
         })
         .collect()
@@ -130,11 +139,12 @@ pub async fn put(tx: &mut GlobalTx, plan: &Plan, now: Timestamp) -> Result<bool,
     let new = sqlx::query_scalar!(
         r#"
         INSERT INTO plan AS p (name, requests_per_minute, concurrent_runs, concurrent_tool_calls, tokens_per_month,
-                               weight, tool_limits, upload_bytes, storage_bytes, monthly_fee, updated_at)
-        VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11)
+                               weight, tool_limits, upload_bytes, storage_bytes, monthly_fee, currency, updated_at)
+        VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12)
         ON CONFLICT (name) DO UPDATE SET
             requests_per_minute = $2, concurrent_runs = $3, concurrent_tool_calls = $4, tokens_per_month = $5,
-            weight = $6, tool_limits = $7, upload_bytes = $8, storage_bytes = $9, monthly_fee = $10, updated_at = $11
+            weight = $6, tool_limits = $7, upload_bytes = $8, storage_bytes = $9, monthly_fee = $10, currency = $11,
+            updated_at = $12
         RETURNING (xmax = 0) AS "new!"
         "#,
         plan.name,
@@ -146,7 +156,8 @@ pub async fn put(tx: &mut GlobalTx, plan: &Plan, now: Timestamp) -> Result<bool,
         limits,
         plan.upload_bytes,
         plan.storage_bytes,
-        plan.monthly_fee.decimal(),
+        plan.monthly_fee.amount.decimal(),
+        plan.monthly_fee.currency,
         now.offset(),
     )
     .fetch_one(tx.conn())

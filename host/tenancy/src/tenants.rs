@@ -1,6 +1,6 @@
 //! Tenants: born, changed and erased by the operator; their settings changed by themselves.
 
-use domain::{Ids, Kind, Problem, TenantId, Timestamp};
+use domain::{Amount, Ids, Kind, Money, Problem, TenantId, Timestamp};
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
@@ -23,9 +23,6 @@ pub struct Settings {
     /// The model of agents that name none.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub default_model: Option<String>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub retention_days: Option<u32>,
-    pub record_tool_calls: bool,
     pub cors_origins: Vec<String>,
 }
 
@@ -36,6 +33,11 @@ pub struct TenantInfo {
     pub name: String,
     /// With the tenant's overrides applied.
     pub plan: Plan,
+    /// The fields of the plan that differ for this tenant.
+    #[schema(value_type = Object)]
+    pub overrides: Map<String, Value>,
+    /// `database/schema`: where the tenant's rows live.
+    pub placement: String,
     pub suspended: bool,
     pub settings: Settings,
     #[schema(value_type = Object)]
@@ -168,7 +170,8 @@ pub async fn get(tx: &mut TenantTx) -> Result<TenantInfo, TenantError> {
         r#"
         SELECT t.name, t.overrides, t.suspended, t.settings, t.metadata, t.created_at,
                p.name AS plan, p.requests_per_minute, p.concurrent_runs, p.concurrent_tool_calls, p.tokens_per_month,
-               p.weight, p.tool_limits, p.upload_bytes, p.storage_bytes, p.monthly_fee
+               p.weight, p.tool_limits, p.upload_bytes, p.storage_bytes, p.monthly_fee, p.currency,
+               t.database, t.schema
         FROM tenant t JOIN plan p ON p.name = t.plan
         WHERE t.tenant_id = $1
         "#,
@@ -188,12 +191,15 @@ pub async fn get(tx: &mut TenantTx) -> Result<TenantInfo, TenantError> {
         tool_limits: serde_json::from_value(row.tool_limits).map_err(decode)?,
         upload_bytes: row.upload_bytes,
         storage_bytes: row.storage_bytes,
-        monthly_fee: domain::Amount::rounded(row.monthly_fee),
+        monthly_fee: Money { amount: Amount::rounded(row.monthly_fee), currency: row.currency },
     };
+    let overrides = serde_json::from_value(row.overrides).map_err(decode)?;
     Ok(TenantInfo {
         id: tx.tenant(),
         name: row.name,
-        plan: with_overrides(plan, &serde_json::from_value(row.overrides).map_err(decode)?)?,
+        plan: with_overrides(plan, &overrides)?,
+        overrides,
+        placement: format!("{}/{}", row.database, row.schema),
         suspended: row.suspended,
         settings: serde_json::from_value(row.settings).map_err(decode)?,
         metadata: serde_json::from_value(row.metadata).map_err(decode)?,
@@ -250,6 +256,8 @@ pub async fn update(tx: &mut TenantTx, change: TenantChange) -> Result<TenantInf
 
 /// Erases the tenant and everything that is its own.
 pub async fn delete(tx: &mut TenantTx) -> Result<(), TenantError> {
+    // One statement goes through all of its rows.
+    sqlx::query_scalar!("SELECT set_config('statement_timeout', '15min', true)").fetch_one(tx.conn()).await?;
     sqlx::query!("DELETE FROM tenant WHERE tenant_id = $1", tx.tenant().uuid()).execute(tx.conn()).await?;
     Ok(())
 }

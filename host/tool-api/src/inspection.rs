@@ -6,7 +6,7 @@ use serde_json::Value;
 
 use crate::ArtifactHash;
 
-/// Functions of one tool at most: the most that model providers take.
+/// Functions of one tool, and of one agent, at most: the most that model providers take.
 pub const FUNCTIONS_MAX: usize = 128;
 /// Longest description of a function, in bytes: every model call carries it.
 pub const DESCRIPTION_BYTES_MAX: usize = 4096;

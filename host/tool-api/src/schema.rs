@@ -8,7 +8,7 @@ use serde_json::Value;
 /// Bytes of a schema's JSON: it travels with every model call.
 pub const SCHEMA_BYTES_MAX: usize = 64 * 1024;
 /// Subschemas after every `$ref` is followed, counted by multiplying: what one validation may visit.
-pub const SCHEMA_NODES_MAX: u64 = 10_000;
+const SCHEMA_NODES_MAX: u64 = 10_000;
 /// Errors told of one value: the first ones say enough.
 const ERRORS_MAX: usize = 20;
 

@@ -4,14 +4,12 @@
 //! migrated once; a test gets a copy.
 
 use std::{
-    collections::hash_map::DefaultHasher,
-    hash::{Hash, Hasher},
     path::PathBuf,
     sync::atomic::{AtomicU32, Ordering},
 };
 
 use domain::{AgentId, Clock as _, SecretString, SystemClock, SystemIds};
-use private_postgres::{Cluster, Durability, Options};
+use private_postgres::{Cluster, Options};
 use sqlx::{AssertSqlSafe, Connection, Executor, PgConnection};
 use tenancy::{
     Db, DbSettings, Tenant,
@@ -86,16 +84,12 @@ impl TestDb {
 fn join_cluster() -> Cluster {
     let data_dir = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../../target/test-postgres");
     std::fs::create_dir_all(&data_dir).unwrap();
-    let settings =
-        [("fsync", "off"), ("synchronous_commit", "off"), ("full_page_writes", "off"), ("max_connections", "400")];
-    let settings = settings.map(|(name, value)| (name.to_owned(), value.to_owned())).to_vec();
-    // Durable: a throwaway server would die with the process that happened to start it.
-    Cluster::start(Options { data_dir, durability: Durability::Durable, settings }).unwrap()
+    Cluster::start(Options::for_tests(data_dir)).unwrap()
 }
 
 /// Makes a copy of the template, and the template first where it is missing. Returns the copy's name.
 async fn copy_template(cluster: &Cluster) -> String {
-    let template = template_name();
+    let template = format!("template_{}", tenancy::fingerprint());
     let mut superuser = PgConnection::connect(&cluster.url(private_postgres::SUPERUSER, "postgres")).await.unwrap();
     sqlx::query("SELECT pg_advisory_lock($1)").bind(TEMPLATE_LOCK).execute(&mut superuser).await.unwrap();
     let exists: bool = sqlx::query_scalar("SELECT EXISTS (SELECT FROM pg_database WHERE datname = $1)")
@@ -128,20 +122,6 @@ async fn make_template(cluster: &Cluster, superuser: &mut PgConnection, template
     run(superuser, format!("CREATE DATABASE {making} OWNER {OWNER}")).await;
     tenancy::migrate(&cluster.url(OWNER, &making)).await.unwrap();
     run(superuser, format!("ALTER DATABASE {making} RENAME TO {template}")).await;
-}
-
-/// The template's name changes with the migrations.
-fn template_name() -> String {
-    let mut files: Vec<_> = std::fs::read_dir(concat!(env!("CARGO_MANIFEST_DIR"), "/../../migrations"))
-        .unwrap()
-        .map(|file| file.unwrap().path())
-        .collect();
-    files.sort();
-    let mut hasher = DefaultHasher::new();
-    for file in files {
-        std::fs::read(file).unwrap().hash(&mut hasher);
-    }
-    format!("template_{:016x}", hasher.finish())
 }
 
 /// Databases whose test process is gone. A few at a time: dropping one takes a while.

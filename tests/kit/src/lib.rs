@@ -1,4 +1,4 @@
-//! What the tests of the crates share: a database as the application role, tenants, clocks, ids, fakes of the executor.
+//! What the tests of the crates share: a database as the application role, tenants, fakes of the executor.
 //!
 //! May use: domain, private-postgres, tenancy, tool-api. So these tests never link the engine.
 //! Start at: `TestDb::start`.
@@ -6,8 +6,6 @@
 
 mod db;
 mod executor;
-mod ids;
 
 pub use db::{TestDb, master_key};
 pub use executor::{FakeExecutor, FakeInspector, function};
-pub use ids::SeededIds;

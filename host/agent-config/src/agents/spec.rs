@@ -2,8 +2,7 @@
 
 use std::{fmt, time::Duration};
 
-use domain::{AgentName, FieldError};
-use rust_decimal::Decimal;
+use domain::{AgentName, Amount, FieldError, Money};
 use serde::{
     Deserialize, Deserializer, Serialize,
     de::{self, MapAccess, Visitor, value::MapAccessDeserializer},
@@ -33,6 +32,8 @@ pub const FALLBACK_MODELS_MAX: usize = 4;
 pub const STEPS_DEFAULT: u32 = 16;
 /// Steps of one run at most: a model in a circle ends here.
 pub const STEPS_MAX: u32 = 64;
+/// Tokens of a window at most: twice what the largest models take.
+pub const INPUT_TOKENS_MAX: u32 = 2_000_000;
 /// Seconds of one run when the agent says nothing.
 pub const DEADLINE_SECONDS_DEFAULT: u32 = 300;
 /// Seconds of one run at most: what drains on shutdown must end.
@@ -83,16 +84,15 @@ pub struct ModelChoice {
 }
 
 /// What one run may take.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, utoipa::ToSchema)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, utoipa::ToSchema)]
 #[serde(deny_unknown_fields)]
 pub struct AgentLimits {
     /// 16 when absent, 64 at most.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub max_steps: Option<u32>,
-    /// In the currency of the price book.
+    /// No tool is called once the run has cost this much.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    #[schema(value_type = Option<String>, example = "0.50")]
-    pub max_cost: Option<Decimal>,
+    pub max_cost: Option<Money>,
     /// 300 when absent, 3600 at most.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub deadline_seconds: Option<u32>,
@@ -127,6 +127,14 @@ impl AgentLimits {
 }
 
 impl AgentSpec {
+    /// What a client wrote, with the tenant's default model where it names none.
+    pub fn with_default_model(mut agent: Value, model: Option<String>) -> Value {
+        if let (Value::Object(fields), Some(model)) = (&mut agent, model) {
+            fields.entry("model").or_insert(Value::String(model));
+        }
+        agent
+    }
+
     /// Reads what a client wrote: a whole agent, or a patch that was merged over one.
     pub fn parse(value: Value) -> Result<AgentSpec, AgentError> {
         if let Some(pointer) = json::nul(&value) {
@@ -153,9 +161,9 @@ impl AgentSpec {
         let mut merged = serde_json::to_value(present).map_err(crate::unreadable)?;
         // `temperature` at the top stands for the model's, so that its removal is the removal of that one.
         if patch.get("temperature").is_some_and(Value::is_null) {
-            json::merge(&mut merged, serde_json::json!({"model": {"temperature": null}}));
+            domain::json::merge(&mut merged, serde_json::json!({"model": {"temperature": null}}));
         }
-        json::merge(&mut merged, patch);
+        domain::json::merge(&mut merged, patch);
         AgentSpec::parse(merged)
     }
 
@@ -189,14 +197,14 @@ impl AgentSpec {
         let numbers = [
             ("/limits/max_steps", self.limits.max_steps, STEPS_MAX),
             ("/limits/deadline_seconds", self.limits.deadline_seconds, DEADLINE_SECONDS_MAX),
-            ("/context/max_input_tokens", self.context.max_input_tokens, u32::MAX),
+            ("/context/max_input_tokens", self.context.max_input_tokens, INPUT_TOKENS_MAX),
         ];
         for (pointer, number, max) in numbers {
             if number.is_some_and(|number| !(1..=max).contains(&number)) {
                 wrong.push(FieldError::new(pointer, format!("use a number from 1 to {max}")));
             }
         }
-        if self.limits.max_cost.is_some_and(|cost| cost <= Decimal::ZERO) {
+        if self.limits.max_cost.as_ref().is_some_and(|cost| cost.amount <= Amount::ZERO) {
             wrong.push(FieldError::new("/limits/max_cost", "use an amount above zero"));
         }
         wrong

@@ -31,7 +31,7 @@ fn version(requires: Value) -> ToolVersion {
 
 fn spec(extra: Value) -> BindingSpec {
     let mut spec = json!({"tool": "calc", "version": "latest"});
-    crate::json::merge(&mut spec, extra);
+    domain::json::merge(&mut spec, extra);
     crate::json::parse(spec).unwrap()
 }
 

@@ -27,7 +27,7 @@ async fn a_stranger_has_no_agent() {
     }
     assert_eq!(house.publish(&bob, "clerk", json!({})).await.unwrap_err().code(), "agent.not_found");
     let mut tx = bob.begin().await.unwrap();
-    assert!(agents::list(&mut tx, all).await.unwrap().data.is_empty());
+    assert!(agents::list(&mut tx, None, all).await.unwrap().data.is_empty());
     drop(tx);
     house.create(&bob, agent(json!({}))).await.unwrap();
 }
@@ -103,7 +103,7 @@ async fn a_name_is_taken_until_its_agent_is_archived() {
     let ada = house.db.tenant("ada").await;
     let first = house.create(&ada, agent(json!({}))).await.unwrap();
     assert_eq!(house.create(&ada, agent(json!({}))).await.unwrap_err().code(), "agent.name_taken");
-    house.create(&ada, agent(json!({"name": "boss"}))).await.unwrap();
+    let boss = house.create(&ada, agent(json!({"name": "boss"}))).await.unwrap();
     assert_eq!(house.publish(&ada, "boss", json!({"name": "clerk"})).await.unwrap_err().code(), "agent.name_taken");
 
     let mut tx = ada.begin().await.unwrap();
@@ -118,10 +118,14 @@ async fn a_name_is_taken_until_its_agent_is_archived() {
 
     let second = house.create(&ada, agent(json!({}))).await.unwrap();
     let mut tx = ada.begin().await.unwrap();
-    let page = agents::list(&mut tx, PageRequest { limit: 1, after: None }).await.unwrap();
+    let page = agents::list(&mut tx, None, PageRequest { limit: 1, after: None }).await.unwrap();
     assert_eq!((page.data, page.next), (vec![second.clone()], Some(second.id.uuid())));
-    let page = agents::list(&mut tx, PageRequest { limit: 1, after: page.next }).await.unwrap();
+    let page = agents::list(&mut tx, None, PageRequest { limit: 1, after: page.next }).await.unwrap();
     assert_eq!((page.data[0].spec.name.as_str(), page.next), ("boss", None));
+    // What is not asked for leaves no hole in a page.
+    let page = agents::list(&mut tx, Some(&[boss.id]), PageRequest { limit: 1, after: None }).await.unwrap();
+    assert_eq!((page.data, page.next), (vec![boss], None));
+    assert!(agents::list(&mut tx, Some(&[]), PageRequest::default()).await.unwrap().data.is_empty());
 }
 
 #[tokio::test]

@@ -1,5 +1,5 @@
 use agent_config::{
-    ToolError, VersionRef, VersionStatus,
+    ToolError, VersionRef, VersionStatus, artifacts,
     tools::{self, LABEL_BYTES_MAX},
 };
 use bytes::Bytes;
@@ -24,14 +24,14 @@ async fn a_stranger_has_no_tool() {
     let mut tx = bob.begin().await.unwrap();
     let all = PageRequest::default();
     assert!(tools::list(&mut tx, all).await.unwrap().data.is_empty());
-    assert!(tools::component_by_hash(&mut tx, version.version).await.unwrap().is_none());
+    assert!(artifacts::component_by_hash(&mut tx, version.version).await.unwrap().is_none());
     for refused in [
         tools::get(&mut tx, &calc()).await.map(drop),
         tools::versions(&mut tx, &calc(), all).await.map(drop),
         tools::version(&mut tx, &calc(), VersionRef::Latest).await.map(drop),
         tools::version(&mut tx, &calc(), hash).await.map(drop),
         tools::callable(&mut tx, &calc(), hash).await.map(drop),
-        tools::component(&mut tx, &calc(), hash).await.map(drop),
+        artifacts::component(&mut tx, &calc(), hash).await.map(drop),
         tools::delete_version(&mut tx, &calc(), version.version).await,
         tools::delete(&mut tx, &calc()).await,
         house.admission.finish(&bob, &calc(), version.version).await.map(drop),
@@ -79,7 +79,7 @@ async fn the_same_bytes_are_the_same_version() {
     let tool = tools::get(&mut tx, &calc()).await.unwrap();
     assert_eq!(tool.latest.as_ref(), Some(&second), "the newest that is ready");
     assert_eq!(tools::list(&mut tx, PageRequest::default()).await.unwrap().data, [tool]);
-    let bytes = tools::component(&mut tx, &calc(), VersionRef::Latest).await.unwrap();
+    let bytes = artifacts::component(&mut tx, &calc(), VersionRef::Latest).await.unwrap();
     assert_eq!(bytes, "two");
 
     let page = PageRequest { limit: 2, after: None };

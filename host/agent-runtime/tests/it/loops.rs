@@ -241,6 +241,44 @@ async fn the_agents_last_step_makes_no_calls() {
 }
 
 #[tokio::test]
+async fn a_run_calls_no_tool_once_its_cost_is_reached() {
+    let executor = FakeExecutor::echo();
+    let house = House::new(executor.clone()).await;
+    let ada = house.tenant("ada").await;
+    for (name, max_cost, reason, code) in [
+        ("poor", json!({"amount": "0.000000000001", "currency": "USD"}), StopReason::Budget, None),
+        ("abroad", json!({"amount": "1", "currency": "EUR"}), StopReason::Error, Some("run.max_cost_currency")),
+    ] {
+        let spec = json!({"name": name, "system_prompt": "", "model": "demo", "limits": {"max_cost": max_cost},
+            "tools": [{"tool": "desk", "version": "latest"}]});
+        house.agent(&ada, spec).await;
+        let agent = agent_config::agents::AgentRef::Name(name.parse().unwrap());
+        let started = house.runtime.start(&ada, StartRun { agent, ..say("/desk__run {}") }).await.unwrap();
+        let turn = house.runtime.wait(&ada, started.run, Duration::from_secs(30)).await.unwrap();
+        assert_eq!((turn.run.stop_reason, turn.run.error.map(|error| error.code).as_deref()), (Some(reason), code));
+    }
+    assert!(executor.calls().is_empty());
+}
+
+#[tokio::test]
+async fn a_tenant_drives_no_more_runs_than_its_plan() {
+    let stuck = Stuck::default();
+    let house = House::new(stuck.clone()).await;
+    let (ada, bob) = (house.tenant("ada").await, house.tenant("bob").await);
+    let mut tx = ada.begin().await.unwrap();
+    let overrides = serde_json::from_value(json!({"concurrent_runs": 1})).unwrap();
+    let change = tenancy::tenants::TenantChange { overrides: Some(overrides), ..Default::default() };
+    tenancy::tenants::update(&mut tx, change).await.unwrap();
+    tx.commit().await.unwrap();
+    let started = house.start(&ada, "/desk__run {}").await;
+    let refused = house.runtime.start(&ada, say("one more")).await.unwrap_err();
+    assert_eq!((refused.code(), refused.retry_after_seconds()), ("run.too_many", Some(1)));
+    house.chat(&bob, "a neighbour is not refused").await;
+    house.runtime.cancel(&ada, started.run).await.unwrap();
+    house.chat(&ada, "now there is room").await;
+}
+
+#[tokio::test]
 async fn a_provider_that_nobody_knows_is_a_clear_failure() {
     let house = House::new(FakeExecutor::echo()).await;
     let ada = house.tenant("ada").await;

@@ -5,7 +5,7 @@ use serde::Serialize;
 
 /// Most that one event bills, in its kind's units: ten times what the largest limit of a tool call allows. What a model
 /// provider claims beyond it is not usage.
-pub const QUANTITY_MAX: u64 = 1_000_000_000_000;
+pub(crate) const QUANTITY_MAX: u64 = 1_000_000_000_000;
 const MICROSECONDS: u64 = 1_000_000;
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, utoipa::ToSchema)]

@@ -155,14 +155,18 @@ async fn a_list_is_filtered_and_newest_first() {
         made.push(open(&tenant, new(agent, user)).await.id);
     }
     let mut tx = tenant.begin().await.unwrap();
-    for (agent, user, expected) in [
-        (None, None, vec![made[3], made[2], made[1], made[0]]),
-        (Some(clerk), None, vec![made[3], made[2], made[0]]),
-        (None, Some("u1"), vec![made[1], made[0]]),
-        (Some(clerk), Some("u1"), vec![made[0]]),
-        (Some(nurse), Some("u2"), vec![]),
+    for (agent, agents, user, expected) in [
+        (None, None, None, vec![made[3], made[2], made[1], made[0]]),
+        (Some(clerk), None, None, vec![made[3], made[2], made[0]]),
+        (None, None, Some("u1"), vec![made[1], made[0]]),
+        (Some(clerk), None, Some("u1"), vec![made[0]]),
+        (Some(nurse), None, Some("u2"), vec![]),
+        (None, Some(vec![nurse]), None, vec![made[1]]),
+        (None, Some(vec![nurse, clerk]), Some("u1"), vec![made[1], made[0]]),
+        (Some(clerk), Some(vec![nurse]), None, vec![]),
+        (None, Some(vec![]), None, vec![]),
     ] {
-        let filter = ConversationFilter { agent, external_user_id: user.map(Into::into) };
+        let filter = ConversationFilter { agent, agents, external_user_id: user.map(Into::into) };
         // In pages of one: what a page leaves out is on the next.
         let (mut found, mut after) = (Vec::new(), None);
         loop {

@@ -4,7 +4,11 @@ use agent_config::{Agent, AgentError, AgentRef, AgentSpec, BindingSpec, agents, 
 use axum::extract::State;
 use domain::AgentId;
 use serde_json::Value;
-use tenancy::{TenantTx, keys::Scope, tenants};
+use tenancy::{
+    TenantTx,
+    keys::Scope,
+    tenants::{self, TenantInfo},
+};
 
 use crate::{
     Gateway,
@@ -24,9 +28,9 @@ pub(crate) async fn create(
     Json(body): Json<Value>,
 ) -> Result<Made<Agent>, Refusal> {
     caller.require_unbound(Scope::AgentsWrite)?;
-    let spec = AgentSpec::parse(body)?;
     let mut tx = caller.tenant().begin().await?;
-    let plan = tenants::get(&mut tx).await?.plan;
+    let TenantInfo { plan, settings, .. } = tenants::get(&mut tx).await?;
+    let spec = AgentSpec::parse(AgentSpec::with_default_model(body, settings.default_model))?;
     let agent = agents::create(&mut tx, &plan, spec, &*gateway.ids, gateway.clock.now()).await?;
     tx.commit().await?;
     Ok(Made::created(format!("/v1/agents/{}", agent.id), agent))
@@ -37,8 +41,7 @@ pub(crate) async fn create(
 pub(crate) async fn list(caller: Caller, listing: Listing) -> Answer<List<Agent>> {
     caller.require(Scope::AgentsRead)?;
     let mut tx = caller.tenant().begin().await?;
-    let mut page = agents::list(&mut tx, listing.page).await?;
-    page.data.retain(|agent| sees(&caller, agent.id));
+    let page = agents::list(&mut tx, caller.agents(), listing.page).await?;
     Ok(listing.answer(page))
 }
 

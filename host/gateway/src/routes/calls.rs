@@ -106,10 +106,10 @@ pub(crate) async fn list(caller: Caller, listing: Listing<CallQuery>) -> Answer<
         status: asked.status,
         run: asked.run,
         agent: agents::filtered(&mut tx, asked.agent.as_deref()).await?,
+        agents: caller.agents().map(<[_]>::to_vec),
         external_user_id: caller.speaks_for(asked.external_user_id.clone())?,
     };
-    let mut page = tool_calls::list(&mut tx, &filter, listing.page).await?;
-    page.data.retain(|row| caller.sees(row.agent_id, row.external_user_id.as_deref()));
+    let page = tool_calls::list(&mut tx, &filter, listing.page).await?;
     Ok(listing.answer(page))
 }
 

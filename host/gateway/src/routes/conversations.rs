@@ -85,9 +85,8 @@ pub(crate) async fn list(caller: Caller, listing: Listing<ConversationQuery>) ->
     let mut tx = caller.tenant().begin().await?;
     let agent = agents::filtered(&mut tx, listing.filter.agent.as_deref()).await?;
     let external_user_id = caller.speaks_for(listing.filter.external_user_id.clone())?;
-    let filter = ConversationFilter { agent, external_user_id };
-    let mut page = conversations::list(&mut tx, &filter, listing.page).await?;
-    page.data.retain(|found| caller.sees(Some(found.agent_id), found.external_user_id.as_deref()));
+    let filter = ConversationFilter { agent, agents: caller.agents().map(<[_]>::to_vec), external_user_id };
+    let page = conversations::list(&mut tx, &filter, listing.page).await?;
     Ok(listing.answer(page))
 }
 

@@ -48,9 +48,14 @@ pub(crate) async fn list(caller: Caller, listing: Listing<RunQuery>) -> Answer<L
     let mut tx = caller.tenant().begin().await?;
     let agent = agents::filtered(&mut tx, agent.as_deref()).await?;
     let external_user_id = caller.speaks_for(external_user_id.clone())?;
-    let filter = RunFilter { agent, status: *status, conversation: *conversation, external_user_id };
-    let mut page = runs::list(&mut tx, &filter, listing.page).await?;
-    page.data.retain(|run| sees(&caller, run));
+    let filter = RunFilter {
+        agent,
+        agents: caller.agents().map(<[_]>::to_vec),
+        status: *status,
+        conversation: *conversation,
+        external_user_id,
+    };
+    let page = runs::list(&mut tx, &filter, listing.page).await?;
     Ok(listing.answer(page))
 }
 

@@ -73,7 +73,7 @@ pub(crate) async fn change(_: State<Gateway>, caller: Caller, Json(patch): Json<
 fn view(info: TenantInfo, scopes: Vec<Scope>) -> TenantView {
     let ceiling = info.plan.tool_limits;
     let limits = LimitsView { default: Limits::DEFAULT.min(ceiling), ceiling };
-    let TenantInfo { id, name, plan, suspended: _, settings, metadata, created_at } = info;
+    let TenantInfo { id, name, plan, settings, metadata, created_at, .. } = info;
     TenantView { id, name, plan, limits, scopes, settings, metadata, created_at }
 }
 
@@ -91,7 +91,7 @@ pub(crate) fn changed(present: &TenantInfo, patch: Value, replaced: &[&str]) -> 
             Some(Value::Null) => change[name] = json!({}),
             Some(part) => {
                 let mut merged = before;
-                json::merge(&mut merged, part);
+                domain::json::merge(&mut merged, part);
                 change[name] = merged;
             }
         }
@@ -122,14 +122,16 @@ mod tests {
             tool_limits: Limits::DEFAULT,
             upload_bytes: 1,
             storage_bytes: 1,
-            monthly_fee: domain::Amount::ZERO,
+            monthly_fee: domain::Money { amount: domain::Amount::ZERO, currency: "USD".into() },
         };
         TenantInfo {
             id: SystemIds.uuid().into(),
             name: "ada".into(),
             plan,
+            overrides: Map::new(),
+            placement: "main/belljar".into(),
             suspended: false,
-            settings: Settings { retention_days: Some(7), record_tool_calls: true, ..Settings::default() },
+            settings: Settings { cors_origins: vec!["https://a.example".into()], ..Settings::default() },
             metadata: Map::from_iter([("a".to_owned(), json!(1))]),
             created_at: Timestamp::from_unix_us(0),
         }
@@ -138,11 +140,8 @@ mod tests {
     #[test]
     fn a_patch_changes_what_it_names() {
         let change = |patch| changed(&present(), patch, &[]).unwrap();
-        let settings = change(json!({"settings": {"retention_days": null, "default_model": "demo"}})).settings.unwrap();
-        assert_eq!(
-            (settings.retention_days, settings.default_model.as_deref(), settings.record_tool_calls),
-            (None, Some("demo"), true)
-        );
+        let settings = change(json!({"settings": {"default_model": "demo"}})).settings.unwrap();
+        assert_eq!((settings.default_model.as_deref(), settings.cors_origins.len()), (Some("demo"), 1));
         assert_eq!(json!(change(json!({"metadata": {"b": 2}})).metadata), json!({"a": 1, "b": 2}));
         assert_eq!(change(json!({"settings": null})).settings, Some(Settings::default()));
         let nothing = change(json!({}));

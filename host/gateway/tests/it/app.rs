@@ -174,10 +174,6 @@ impl Answered {
         self.is(201)
     }
 
-    pub(crate) fn accepted(&self) -> Value {
-        self.is(202)
-    }
-
     pub(crate) fn done(&self) {
         self.is(204);
     }

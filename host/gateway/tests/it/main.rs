@@ -2,7 +2,6 @@
 #![expect(clippy::unwrap_used, reason = "test code: a failed step ends the test")]
 
 mod app;
-mod day;
 mod door;
 mod operator;
-mod walls;
+mod stream;

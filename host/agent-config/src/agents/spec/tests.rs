@@ -5,7 +5,7 @@ use super::*;
 
 fn agent(extra: Value) -> Value {
     let mut agent = json!({"name": "clerk", "system_prompt": "Help.", "model": "demo"});
-    json::merge(&mut agent, extra);
+    domain::json::merge(&mut agent, extra);
     agent
 }
 
@@ -41,9 +41,9 @@ fn a_mistake_is_named_with_its_place() {
         (json!({"limits": {"max_steps": 65}}), "/limits/max_steps"),
         (json!({"limits": {"max_steps": 0}}), "/limits/max_steps"),
         (json!({"limits": {"deadline_seconds": 3601}}), "/limits/deadline_seconds"),
-        (json!({"limits": {"max_cost": "0"}}), "/limits/max_cost"),
-        (json!({"limits": {"max_cost": "-1"}}), "/limits/max_cost"),
-        (json!({"limits": {"max_cost": "many"}}), "/limits/max_cost"),
+        (json!({"limits": {"max_cost": {"amount": "0", "currency": "USD"}}}), "/limits/max_cost"),
+        (json!({"limits": {"max_cost": {"amount": "-1", "currency": "USD"}}}), "/limits/max_cost"),
+        (json!({"limits": {"max_cost": {"amount": "many", "currency": "USD"}}}), "/limits/max_cost/amount"),
         (json!({"context": {"strategy": "forget"}}), "/context/strategy"),
         (json!({"context": {"max_input_tokens": 0}}), "/context/max_input_tokens"),
         (json!({"tools": vec![json!({"tool": "calc", "version": "latest"}); 65]}), "/tools"),
@@ -67,7 +67,7 @@ fn a_mistake_is_named_with_its_place() {
 fn what_comes_later_has_its_own_code() {
     let tool = |extra: Value| {
         let mut tool = json!({"tool": "calc", "version": "latest"});
-        json::merge(&mut tool, extra);
+        domain::json::merge(&mut tool, extra);
         json!({"tools": [{"tool": "clock", "version": "latest"}, tool]})
     };
     for (extra, code, pointers) in [
