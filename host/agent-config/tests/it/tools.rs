@@ -125,7 +125,7 @@ async fn an_admission_that_stopped_is_taken_up_again() {
     let house = House::build().await;
     let ada = house.db.tenant("ada").await;
     let accepted = house.admission.accept(&ada, &calc(), Bytes::from_static(b"one"), None).await.unwrap();
-    house.wait(119);
+    house.wait(599);
     assert!(!house.admission.recover_one(&house.db.db).await.unwrap(), "its process may live");
     house.wait(2);
     assert!(house.admission.recover_one(&house.db.db).await.unwrap());
