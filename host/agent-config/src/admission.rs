@@ -2,13 +2,18 @@
 //!
 //! The only part of this crate that commits: an inspection takes seconds, and no transaction is held across it.
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    collections::HashSet,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::Duration,
+};
 
 use bytes::Bytes;
-use domain::{Clock, Ids, Timestamp, ToolId, ToolName};
+use domain::{Clock, Ids, TenantId, Timestamp, ToolId, ToolName};
 use serde_json::json;
 use sqlx::types::Json;
 use tenancy::{Db, Tenant, TenantTx, tenants};
+use tokio::sync::Semaphore;
 use tool_api::{ArtifactHash, Function, InspectError, Inspection, Rejection, ToolInspector};
 
 use crate::{
@@ -16,14 +21,33 @@ use crate::{
     tools::{self, LABEL_BYTES_MAX, ToolError, ToolVersion, VersionRef, VersionStatus},
 };
 
-/// How long a process that admits a version is believed to live: longer than the largest component may compile, which is
-/// about 4 minutes, behind another of its kind.
-const CLAIM: Duration = Duration::from_secs(600);
+/// How long a process that admits a version and does not renew its claim is believed to live.
+const CLAIM: Duration = Duration::from_secs(60);
+/// How often a claim is renewed while its version waits for its turn and is inspected.
+const RENEWAL: Duration = Duration::from_secs(20);
+/// Inspections at once. Each holds a whole component and its code; those that wait hold a hash.
+const INSPECTIONS_MAX: usize = 2;
+/// Uploads of one tenant that are inspected by this process or wait for it.
+const WAITING_MAX: usize = 16;
 
 pub struct Admission {
     inspector: Arc<dyn ToolInspector>,
     clock: Arc<dyn Clock>,
     ids: Arc<dyn Ids>,
+    turns: Semaphore,
+    under_way: Mutex<HashSet<UnderWay>>,
+}
+
+/// An upload that this process inspects, or will.
+type UnderWay = (TenantId, ToolId, ArtifactHash);
+
+/// Takes an upload off the list when its inspection has ended, or was dropped.
+struct Listed<'a>(&'a Admission, UnderWay);
+
+impl Drop for Listed<'_> {
+    fn drop(&mut self) {
+        self.0.under_way().remove(&self.1);
+    }
 }
 
 /// What an upload was taken as.
@@ -37,7 +61,7 @@ pub struct Accepted {
 
 impl Admission {
     pub fn new(inspector: Arc<dyn ToolInspector>, clock: Arc<dyn Clock>, ids: Arc<dyn Ids>) -> Self {
-        Self { inspector, clock, ids }
+        Self { inspector, clock, ids, turns: Semaphore::new(INSPECTIONS_MAX), under_way: Mutex::default() }
     }
 
     /// Stores the bytes and a version that is compiling; or finds the version that these bytes already are. A rejected
@@ -54,6 +78,7 @@ impl Admission {
         }) {
             return Err(ToolError::BadLabel);
         }
+        refuse_too_many(&self.under_way(), tenant.id(), WAITING_MAX)?;
         let hash = ArtifactHash::of(&component);
         let now = self.clock.now();
         let mut tx = tenant.begin().await?;
@@ -80,30 +105,66 @@ impl Admission {
         Ok(Accepted { version, new })
     }
 
-    /// Inspects a version that is compiling and writes what it turned out to be. When this future is dropped, or the
+    /// Inspects a version that is compiling and writes what it turned out to be; one that is under way already is told
+    /// as it is. When this future is dropped, or the
     /// process dies, the version stays compiling until its claim has passed and `recover_one` finds it.
     pub async fn finish(&self, tenant: &Tenant, tool: &ToolName, hash: ArtifactHash) -> Result<ToolVersion, ToolError> {
         let mut tx = tenant.begin().await?;
         let id = tools::id(&mut tx, tool).await?;
         drop(tx);
-        self.inspect(tenant, id, hash).await?.ok_or_else(|| missing(tool, hash))
+        self.inspect(tenant, id, hash, WAITING_MAX).await?.ok_or_else(|| missing(tool, hash))
     }
 
     /// Takes up one version whose admission has stopped, if there is one.
     pub async fn recover_one(&self, db: &Db) -> Result<bool, ToolError> {
         let now = self.clock.now();
         let Some((tenant, tool, hash)) = db.claim_version(now, now.plus(CLAIM)).await? else { return Ok(false) };
-        self.inspect(&tenant, tool, ArtifactHash::from_bytes(hash)).await?;
+        self.inspect(&tenant, tool, ArtifactHash::from_bytes(hash), usize::MAX).await?;
         Ok(true)
     }
 
-    /// `None`: it was deleted meanwhile.
+    /// Inspects in its turn, and renews the claim until it is settled.
     async fn inspect(
         &self,
         tenant: &Tenant,
         tool: ToolId,
         hash: ArtifactHash,
+        waiting_max: usize,
     ) -> Result<Option<ToolVersion>, ToolError> {
+        let Some(_listed) = self.enlist((tenant.id(), tool, hash), waiting_max)? else {
+            let mut tx = tenant.begin().await?;
+            return tools::version_of(&mut tx, tool, hash).await;
+        };
+        tokio::select! {
+            settled = self.inspect_in_turn(tenant, tool, hash) => settled,
+            failed = self.keep_claim(tenant, tool, hash) => Err(failed),
+        }
+    }
+
+    /// Returns only when the database fails; then another process may take the version up.
+    async fn keep_claim(&self, tenant: &Tenant, tool: ToolId, hash: ArtifactHash) -> ToolError {
+        loop {
+            tokio::time::sleep(RENEWAL).await;
+            let renewed = async {
+                let mut tx = tenant.begin().await?;
+                claim(&mut tx, tool, hash, self.clock.now().plus(CLAIM)).await?;
+                Ok::<_, ToolError>(tx.commit().await?)
+            };
+            if let Err(error) = renewed.await {
+                return error;
+            }
+        }
+    }
+
+    /// `None`: it was deleted meanwhile.
+    async fn inspect_in_turn(
+        &self,
+        tenant: &Tenant,
+        tool: ToolId,
+        hash: ArtifactHash,
+    ) -> Result<Option<ToolVersion>, ToolError> {
+        // The semaphore is never closed.
+        let _turn = self.turns.acquire().await.map_err(|error| ToolError::NotInspected(error.into()))?;
         let mut tx = tenant.begin().await?;
         let component = match tools::version_of(&mut tx, tool, hash).await? {
             Some(version) if version.status == VersionStatus::Compiling => {
@@ -119,7 +180,7 @@ impl Admission {
             Err(InspectError::Rejected(rejection)) => Err(rejection),
             Err(InspectError::Failed(cause)) => {
                 let mut tx = tenant.begin().await?;
-                release(&mut tx, tool, hash, self.clock.now()).await?;
+                claim(&mut tx, tool, hash, self.clock.now()).await?;
                 tx.commit().await?;
                 return Err(ToolError::NotInspected(cause));
             }
@@ -129,6 +190,29 @@ impl Admission {
         let version = tools::version_of(&mut tx, tool, hash).await?;
         tx.commit().await?;
         Ok(version)
+    }
+
+    /// `None`: it is under way already.
+    fn enlist(&self, upload: UnderWay, waiting_max: usize) -> Result<Option<Listed<'_>>, ToolError> {
+        let mut under_way = self.under_way();
+        if under_way.contains(&upload) {
+            return Ok(None);
+        }
+        refuse_too_many(&under_way, upload.0, waiting_max)?;
+        under_way.insert(upload);
+        Ok(Some(Listed(self, upload)))
+    }
+
+    /// A panic of ours leaves a list that is still whole.
+    fn under_way(&self) -> MutexGuard<'_, HashSet<UnderWay>> {
+        self.under_way.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+fn refuse_too_many(under_way: &HashSet<UnderWay>, tenant: TenantId, max: usize) -> Result<(), ToolError> {
+    match under_way.iter().filter(|upload| upload.0 == tenant).count() {
+        count if count >= max => Err(ToolError::TooManyWaiting(count)),
+        _ => Ok(()),
     }
 }
 
@@ -238,8 +322,8 @@ async fn settle(
     Ok(())
 }
 
-/// Ends the claim, so that the version is taken up again.
-async fn release(tx: &mut TenantTx, tool: ToolId, hash: ArtifactHash, now: Timestamp) -> Result<(), sqlx::Error> {
+/// Sets until when a compiling version is claimed. In the past, it is taken up again.
+async fn claim(tx: &mut TenantTx, tool: ToolId, hash: ArtifactHash, until: Timestamp) -> Result<(), sqlx::Error> {
     sqlx::query!(
         r#"
         UPDATE tool_version SET claimed_until = $4
@@ -248,7 +332,7 @@ async fn release(tx: &mut TenantTx, tool: ToolId, hash: ArtifactHash, now: Times
         tx.tenant().uuid(),
         tool.uuid(),
         hash.as_bytes(),
-        now.offset(),
+        until.offset(),
     )
     .execute(tx.conn())
     .await?;

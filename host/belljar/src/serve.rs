@@ -15,6 +15,7 @@ use tokio::{
     signal::unix::{SignalKind, signal},
     sync::Semaphore,
 };
+use tokio_io_timeout::TimeoutStream;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use crate::{
@@ -25,6 +26,8 @@ use crate::{
 
 /// Longest wait for the head of a request, on a fresh connection or an idle one: connections are not for keeping.
 const REQUEST_HEAD_SECONDS_MAX: u64 = 30;
+/// Longest wait for a client to take the next bytes of its answer: until then they are kept for it.
+const WRITE_SECONDS_MAX: u64 = 60;
 /// Connections to one listener at the same time. Each holds a file and some kilobytes.
 const CONNECTIONS_MAX: usize = 10_000;
 /// Between two looks for uploads whose process died.
@@ -198,9 +201,11 @@ async fn accept(listener: TcpListener, router: Router, stopping: CancellationTok
 async fn connection(stream: TcpStream, router: Router, stopping: CancellationToken) {
     // Small answers and events leave at once.
     let _ = stream.set_nodelay(true);
+    let mut stream = TimeoutStream::new(stream);
+    stream.set_write_timeout(Some(Duration::from_secs(WRITE_SECONDS_MAX)));
     let mut http = hyper::server::conn::http1::Builder::new();
     http.timer(TokioTimer::new()).header_read_timeout(Duration::from_secs(REQUEST_HEAD_SECONDS_MAX));
-    let mut serving = pin!(http.serve_connection(TokioIo::new(stream), TowerToHyperService::new(router)));
+    let mut serving = pin!(http.serve_connection(TokioIo::new(Box::pin(stream)), TowerToHyperService::new(router)));
     let done = match stopping.run_until_cancelled(serving.as_mut()).await {
         Some(done) => done,
         None => {
@@ -210,5 +215,27 @@ async fn connection(stream: TcpStream, router: Router, stopping: CancellationTok
     };
     if let Err(error) = done {
         tracing::debug!(%error, "a connection ended");
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::io::AsyncWriteExt;
+
+    use super::*;
+
+    #[tokio::test]
+    async fn a_client_that_does_not_read_is_left() {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let mut client = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
+        let (stream, _) = listener.accept().await.unwrap();
+        client.write_all(b"GET / HTTP/1.1\r\nHost: a\r\n\r\n").await.unwrap();
+        tokio::time::pause();
+        let router = Router::new().route("/", axum::routing::get(async || vec![b'x'; 64 << 20]));
+        let began = tokio::time::Instant::now();
+        let serving = connection(stream, router, CancellationToken::new());
+        tokio::time::timeout(Duration::from_secs(600), serving).await.unwrap();
+        assert_eq!(began.elapsed().as_secs(), WRITE_SECONDS_MAX);
+        drop(client);
     }
 }

@@ -113,6 +113,7 @@ impl FromRequestParts<Gateway> for Caller {
         let holder = gateway.db.resolve_api_key(&gateway.hasher, presented).await?.ok_or(CallerError::Unknown)?;
         admit(holder.revoked_at, holder.expires_at, holder.suspended, gateway.clock.now())?;
         cors::decide(parts, &holder.tenant).await?;
+        gateway.shared.count(holder.tenant.id(), &parts.extensions)?;
         parts.extensions.insert(CursorOwner(holder.tenant.id().uuid()));
         Ok(Caller::from(holder))
     }

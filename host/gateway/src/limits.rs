@@ -1,8 +1,9 @@
 //! What one request may take, and what surrounds every one: its id, its place, its share of memory, its line in the log.
 
 use std::{
+    collections::HashMap,
     sync::{
-        Arc,
+        Arc, Mutex, OnceLock, PoisonError,
         atomic::{AtomicU32, Ordering},
     },
     time::{Duration, Instant},
@@ -14,9 +15,10 @@ use axum::{
     response::{IntoResponse, Response},
 };
 use bytes::{Bytes, BytesMut};
+use domain::TenantId;
 use futures::StreamExt;
 use http::{HeaderMap, HeaderName, HeaderValue, header};
-use tokio::sync::Semaphore;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tracing::Instrument;
 
 use crate::{
@@ -28,6 +30,10 @@ use crate::{
 const REQUESTS_MAX: usize = 1024;
 /// Event streams open at once: each holds a connection and little else.
 const STREAMS_MAX: usize = 4096;
+/// Requests of one tenant at once, so that there is room for others.
+const TENANT_REQUESTS_MAX: usize = 256;
+/// Event streams of one tenant at once.
+const TENANT_STREAMS_MAX: usize = 256;
 /// Bodies held in memory at once, in KiB: eight of the largest uploads.
 const BODIES_KIB_MAX: u32 = 512 * 1024;
 /// Bytes of an uploaded component, whatever a plan says: components of Python have 20 MB.
@@ -48,6 +54,8 @@ const TRACEPARENT: HeaderName = HeaderName::from_static("traceparent");
 pub(crate) struct Shared {
     bodies_kib: Arc<Semaphore>,
     streams: Arc<Semaphore>,
+    tenant_requests: Arc<PerTenant>,
+    tenant_streams: Arc<PerTenant>,
 }
 
 impl Shared {
@@ -55,22 +63,85 @@ impl Shared {
         Self {
             bodies_kib: Arc::new(Semaphore::new(BODIES_KIB_MAX as usize)),
             streams: Arc::new(Semaphore::new(STREAMS_MAX)),
+            tenant_requests: Arc::new(PerTenant::new(TENANT_REQUESTS_MAX, "requests")),
+            tenant_streams: Arc::new(PerTenant::new(TENANT_STREAMS_MAX, "event streams")),
         }
     }
 
     /// A place for an event stream, kept as long as the stream.
-    pub(crate) fn stream(&self) -> Result<tokio::sync::OwnedSemaphorePermit, RequestError> {
-        self.streams.clone().try_acquire_owned().map_err(|_| RequestError::Overloaded)
+    pub(crate) fn stream(&self, tenant: TenantId) -> Result<StreamPlace, RequestError> {
+        let of_tenant = self.tenant_streams.take(tenant)?;
+        let of_all = self.streams.clone().try_acquire_owned().map_err(|_| RequestError::Overloaded)?;
+        Ok(StreamPlace { _of_tenant: of_tenant, _of_all: of_all })
+    }
+
+    /// Counts a request as its tenant's until it is answered. For whoever finds out whose it is.
+    pub(crate) fn count(&self, tenant: TenantId, extensions: &http::Extensions) -> Result<(), RequestError> {
+        if let Some(share) = extensions.get::<Arc<Share>>() {
+            // A second look at the same request changes nothing.
+            let _ = share.of_tenant.set(self.tenant_requests.take(tenant)?);
+        }
+        Ok(())
     }
 }
 
-/// The memory that the body of one request takes, until it is answered.
+pub(crate) struct StreamPlace {
+    _of_tenant: TenantPlace,
+    _of_all: OwnedSemaphorePermit,
+}
+
+/// How many of something each tenant has now.
+struct PerTenant {
+    most: usize,
+    what: &'static str,
+    counts: Mutex<HashMap<TenantId, usize>>,
+}
+
+impl PerTenant {
+    fn new(most: usize, what: &'static str) -> Self {
+        Self { most, what, counts: Mutex::default() }
+    }
+
+    fn take(self: &Arc<Self>, tenant: TenantId) -> Result<TenantPlace, RequestError> {
+        let mut counts = self.counts.lock().unwrap_or_else(PoisonError::into_inner);
+        let count = counts.entry(tenant).or_default();
+        if *count >= self.most {
+            return Err(RequestError::TooMany(self.most, self.what));
+        }
+        *count += 1;
+        Ok(TenantPlace { places: self.clone(), tenant })
+    }
+}
+
+struct TenantPlace {
+    places: Arc<PerTenant>,
+    tenant: TenantId,
+}
+
+impl Drop for TenantPlace {
+    fn drop(&mut self) {
+        let mut counts = self.places.counts.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(count) = counts.get_mut(&self.tenant) {
+            *count -= 1;
+            if *count == 0 {
+                counts.remove(&self.tenant);
+            }
+        }
+    }
+}
+
+/// What one request takes until it is answered: memory for its body, and a place of its tenant's.
 struct Share {
     bodies_kib: Arc<Semaphore>,
     taken: AtomicU32,
+    of_tenant: OnceLock<TenantPlace>,
 }
 
 impl Share {
+    fn new(bodies_kib: Arc<Semaphore>) -> Self {
+        Self { bodies_kib, taken: AtomicU32::new(0), of_tenant: OnceLock::new() }
+    }
+
     fn take(&self, bytes: usize) -> Result<(), RequestError> {
         let kib = u32::try_from(bytes.div_ceil(1024)).unwrap_or(u32::MAX);
         self.bodies_kib.try_acquire_many(kib).map_err(|_| RequestError::Overloaded)?.forget();
@@ -130,11 +201,13 @@ pub(crate) async fn around(State(entrance): State<Entrance>, mut request: Reques
     let id = given_id(request.headers()).unwrap_or_else(|| format!("req_{}", gateway.ids.uuid().simple()));
     let route = request.extensions().get::<MatchedPath>().map_or("unknown", |path| path.as_str()).to_owned();
     let method = request.method().clone();
-    let bodies_kib = gateway.shared.bodies_kib.clone();
-    request.extensions_mut().insert(Arc::new(Share { bodies_kib, taken: AtomicU32::new(0) }));
+    let share = Arc::new(Share::new(gateway.shared.bodies_kib.clone()));
+    request.extensions_mut().insert(share.clone());
     let trace_parent = request.headers().get(TRACEPARENT).and_then(|value| value.to_str().ok()).unwrap_or_default();
     let span = tracing::info_span!("request", request.id = id, trace.parent = trace_parent);
     let answer = async move {
+        // Until it is answered: what was read is held by the handler.
+        let _share = share;
         let began = Instant::now();
         let response = match places.try_acquire() {
             Ok(_place) => next.run(request).await,
@@ -200,11 +273,24 @@ mod tests {
     #[test]
     fn memory_for_bodies_is_given_back() {
         let bodies_kib = Arc::new(Semaphore::new(2));
-        let share = || Share { bodies_kib: bodies_kib.clone(), taken: AtomicU32::new(0) };
+        let share = || Share::new(bodies_kib.clone());
         let first = share();
         first.take(1025).unwrap();
         assert!(matches!(share().take(1), Err(RequestError::Overloaded)));
         drop(first);
         share().take(2048).unwrap();
+    }
+
+    #[test]
+    fn a_tenant_leaves_room_for_others() {
+        let places = Arc::new(PerTenant::new(2, "requests"));
+        let [ada, bob] = [(); 2].map(|()| TenantId::new(&domain::SystemIds));
+        let held = (places.take(ada).unwrap(), places.take(ada).unwrap());
+        assert_eq!(places.take(ada).err().unwrap().code(), "request.too_many");
+        drop(places.take(bob).unwrap());
+        drop(held.0);
+        drop(places.take(ada).unwrap());
+        drop(held.1);
+        assert!(places.counts.lock().unwrap().is_empty());
     }
 }

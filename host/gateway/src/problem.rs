@@ -42,6 +42,8 @@ pub(crate) enum RequestError {
     BrokenBody,
     #[error("this server holds all the requests that it can; try again in a second")]
     Overloaded,
+    #[error("this tenant has {0} {1} at the same time, the most that one may have; wait until one ends")]
+    TooMany(usize, &'static str),
     #[error("no such route; `GET /openapi.json` lists all")]
     NoRoute,
     #[error("this route does not know this method; `Allow` lists those it knows")]
@@ -74,6 +76,7 @@ impl Problem for RequestError {
             RequestError::TooLarge(_) => Kind::TooLarge,
             RequestError::MediaType(_) => Kind::UnsupportedMediaType,
             RequestError::Overloaded => Kind::Unavailable,
+            RequestError::TooMany(..) => Kind::TooMany,
             RequestError::NoRoute | RequestError::MethodNotAllowed => Kind::NotFound,
             RequestError::Panicked(_) | RequestError::Unwritable(_) => Kind::Internal,
         }
@@ -89,6 +92,7 @@ impl Problem for RequestError {
             RequestError::SlowBody(_) => "request.slow_body",
             RequestError::BrokenBody => "request.broken_body",
             RequestError::Overloaded => "server.overloaded",
+            RequestError::TooMany(..) => "request.too_many",
             RequestError::NoRoute => "route.not_found",
             RequestError::MethodNotAllowed => "route.method_not_allowed",
             RequestError::BadCursor => "page.bad_cursor",

@@ -12,10 +12,7 @@ use futures::{StreamExt, stream::BoxStream};
 use http::{HeaderMap, HeaderName};
 use serde_json::{Value, json};
 
-use crate::{
-    Gateway,
-    problem::{Refusal, RequestError},
-};
+use crate::{Gateway, limits::StreamPlace, problem::RequestError};
 
 /// How often a silent stream says that it lives: proxies close what is silent for a minute or less.
 const KEEP_ALIVE: Duration = Duration::from_secs(15);
@@ -34,10 +31,10 @@ pub(crate) fn after(headers: &HeaderMap, asked: Option<&str>) -> Result<EventCur
 /// terminal event: the client resumes elsewhere.
 pub(crate) fn told(
     gateway: &Gateway,
+    place: StreamPlace,
     run: RunId,
     mut events: BoxStream<'static, Result<RunEvent, RunError>>,
-) -> Result<Response, Refusal> {
-    let place = gateway.shared.stream()?;
+) -> Response {
     let shutdown = gateway.shutdown.clone();
     let stream = async_stream::stream! {
         let _place = place;
@@ -59,7 +56,7 @@ pub(crate) fn told(
     };
     let stream = Sse::new(stream).keep_alive(KeepAlive::new().interval(KEEP_ALIVE));
     // nginx holds answers back otherwise.
-    Ok(([("x-accel-buffering", "no")], stream).into_response())
+    ([("x-accel-buffering", "no")], stream).into_response()
 }
 
 fn one(run: RunId, event: RunEvent) -> Event {

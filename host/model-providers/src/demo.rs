@@ -62,8 +62,14 @@ fn events(request: &ModelRequest) -> Vec<ModelEvent> {
         Reply::Text(text) => {
             let most = request.max_output_tokens.map_or(u64::MAX, u64::from);
             let (mut said, mut output, mut stop) = (Vec::new(), 0, StopReason::Done);
+            let mut bytes = 0;
             for piece in pieces(&text) {
-                let tokens = tokens::count(piece);
+                bytes += piece.len();
+                let tokens = match bytes {
+                    ..tokens::COUNTED_BYTES_MAX => tokens::count(piece),
+                    // A long answer is estimated: a token has about four bytes.
+                    _ => piece.len().div_ceil(4) as u64,
+                };
                 if output + tokens > most {
                     stop = StopReason::Length;
                     break;
@@ -77,6 +83,10 @@ fn events(request: &ModelRequest) -> Vec<ModelEvent> {
     }
 }
 
+/// Of a message without a written call, what is read to find a function and its arguments, in bytes: people ask at the
+/// beginning, and every word is compared with every function.
+const READ_BYTES_MAX: usize = 4096;
+
 fn reply(messages: &[Message], functions: &[FunctionSpec]) -> Reply {
     if messages.last().is_some_and(|message| message.role == Role::Tool) {
         return Reply::Text(answer(messages));
@@ -87,7 +97,8 @@ fn reply(messages: &[Message], functions: &[FunctionSpec]) -> Reply {
     if !calls.is_empty() {
         return Reply::Calls(calls);
     }
-    match choose::function(&text, functions) {
+    let text = &text[..text.floor_char_boundary(READ_BYTES_MAX)];
+    match choose::function(text, functions) {
         Some(call) => Reply::Calls(vec![call]),
         None => Reply::Text(introduction(functions)),
     }

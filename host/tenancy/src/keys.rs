@@ -1,5 +1,7 @@
 //! API keys: made, hashed, listed, revoked.
 
+use std::collections::HashSet;
+
 use domain::{
     AgentId, ApiKeyId, Ids, Kind, Problem, SecretString, Timestamp,
     page::{Page, PageRequest},
@@ -15,6 +17,8 @@ const RANDOM_DIGITS: usize = 43;
 const CHECK_DIGITS: usize = 6;
 /// Longest name of a key, in characters.
 const NAME_CHARS_MAX: usize = 100;
+/// Agents that one key is bound to: they are read with every request.
+const AGENTS_MAX: usize = 100;
 
 const BASE62: &[u8; 62] = b"0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz";
 
@@ -182,6 +186,8 @@ pub struct NewKey {
 pub enum KeyError {
     #[error("a key's name has 1 to {NAME_CHARS_MAX} characters")]
     BadName,
+    #[error("a key is bound to at most {AGENTS_MAX} agents; name fewer, or leave `agents` out for all")]
+    TooManyAgents,
     #[error("`expires_at` has passed; choose a later time")]
     Expired,
     #[error("no such API key")]
@@ -195,7 +201,7 @@ pub enum KeyError {
 impl Problem for KeyError {
     fn kind(&self) -> Kind {
         match self {
-            KeyError::BadName | KeyError::Expired => Kind::Invalid,
+            KeyError::BadName | KeyError::TooManyAgents | KeyError::Expired => Kind::Invalid,
             KeyError::NotFound => Kind::NotFound,
             KeyError::NoRandomness => Kind::Internal,
             KeyError::Db(error) => error.kind(),
@@ -205,6 +211,7 @@ impl Problem for KeyError {
     fn code(&self) -> &'static str {
         match self {
             KeyError::BadName => "api_key.bad_name",
+            KeyError::TooManyAgents => "api_key.too_many_agents",
             KeyError::Expired => "api_key.expired",
             KeyError::NotFound => "api_key.not_found",
             KeyError::NoRandomness => "internal",
@@ -224,13 +231,18 @@ pub async fn mint(
     tx: &mut TenantTx,
     hasher: &KeyHasher,
     kind: KeyKind,
-    new: NewKey,
+    mut new: NewKey,
     ids: &dyn Ids,
     now: Timestamp,
 ) -> Result<(ApiKey, SecretString), KeyError> {
     if !(1..=NAME_CHARS_MAX).contains(&new.name.chars().count()) {
         return Err(KeyError::BadName);
     }
+    if new.agents.as_ref().is_some_and(|agents| agents.len() > AGENTS_MAX) {
+        return Err(KeyError::TooManyAgents);
+    }
+    let mut seen = HashSet::new();
+    new.scopes.retain(|scope| seen.insert(*scope));
     if new.expires_at.is_some_and(|at| at <= now) {
         return Err(KeyError::Expired);
     }

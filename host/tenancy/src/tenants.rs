@@ -13,6 +13,8 @@ use crate::{
 const NAME_CHARS_MAX: usize = 100;
 /// Bytes of `metadata`: it is read with every look at the tenant.
 const METADATA_BYTES_MAX: usize = 16 * 1024;
+/// Bytes of the name of a model.
+const DEFAULT_MODEL_BYTES_MAX: usize = 200;
 /// Origins that a browser may call from.
 const CORS_ORIGINS_MAX: usize = 32;
 
@@ -81,6 +83,8 @@ pub enum TenantError {
     BadName,
     #[error("`metadata` has more than {METADATA_BYTES_MAX} bytes of JSON; store less")]
     MetadataTooLarge,
+    #[error("`settings.default_model` has at most {DEFAULT_MODEL_BYTES_MAX} bytes, such as openai/gpt-5")]
+    BadDefaultModel,
     #[error("`settings.cors_origins` holds at most {CORS_ORIGINS_MAX} origins such as https://app.example.com")]
     BadOrigins,
     #[error("`overrides` are fields of a plan: {0}")]
@@ -107,6 +111,7 @@ impl Problem for TenantError {
             TenantError::NotFound => "tenant.not_found",
             TenantError::BadName => "tenant.bad_name",
             TenantError::MetadataTooLarge => "tenant.metadata_too_large",
+            TenantError::BadDefaultModel => "tenant.bad_default_model",
             TenantError::BadOrigins => "tenant.bad_origins",
             TenantError::BadOverrides(_) => "tenant.bad_overrides",
             TenantError::Plan(error) => error.code(),
@@ -217,6 +222,9 @@ pub async fn update(tx: &mut TenantTx, change: TenantChange) -> Result<TenantInf
         return Err(TenantError::MetadataTooLarge);
     }
     if let Some(settings) = &change.settings {
+        if settings.default_model.as_ref().is_some_and(|model| model.len() > DEFAULT_MODEL_BYTES_MAX) {
+            return Err(TenantError::BadDefaultModel);
+        }
         let origin = |text: &String| {
             url::Url::parse(text)
                 .is_ok_and(|url| url.origin().is_tuple() && url.origin().ascii_serialization() == *text)

@@ -9,6 +9,10 @@ use serde_json::Value;
 pub const SCHEMA_BYTES_MAX: usize = 64 * 1024;
 /// Subschemas after every `$ref` is followed, counted by multiplying: what one validation may visit.
 const SCHEMA_NODES_MAX: u64 = 10_000;
+/// Regular expressions of one schema: each is compiled, on this host, whenever the schema is used.
+pub const PATTERNS_MAX: usize = 64;
+/// Memory of one compiled regular expression, in bytes.
+const PATTERN_BYTES_MAX: usize = 64 * 1024;
 /// Errors told of one value: the first ones say enough.
 const ERRORS_MAX: usize = 20;
 
@@ -24,6 +28,8 @@ pub enum SchemaError {
     Circle(String),
     #[error("the schema unfolds to more than {SCHEMA_NODES_MAX} parts; share less or describe less")]
     TooComplex,
+    #[error("the schema has {0} regular expressions, more than {PATTERNS_MAX}; use fewer")]
+    TooManyPatterns(usize),
     #[error("`{0}` is not supported; use `$ref` with `#/$defs/...`")]
     Unsupported(String),
     #[error("arguments are a JSON object; give the schema `\"type\": \"object\"`")]
@@ -50,7 +56,9 @@ impl Schema {
     pub fn parse(schema: &Value) -> Result<Schema, SchemaError> {
         bounded(schema)?;
         let validator = jsonschema::options()
-            .with_pattern_options(PatternOptions::regex())
+            .with_pattern_options(
+                PatternOptions::regex().size_limit(PATTERN_BYTES_MAX).dfa_size_limit(PATTERN_BYTES_MAX),
+            )
             .build(schema)
             .map_err(|error| SchemaError::Invalid(cut(&error.to_string())))?;
         Ok(Schema { validator })
@@ -79,7 +87,29 @@ fn bounded(schema: &Value) -> Result<(), SchemaError> {
     if bytes > SCHEMA_BYTES_MAX {
         return Err(SchemaError::TooLarge(bytes));
     }
+    let patterns = patterns(schema);
+    if patterns > PATTERNS_MAX {
+        return Err(SchemaError::TooManyPatterns(patterns));
+    }
     Unfolding { root: schema, nodes: 0, open: Vec::new(), consumed: 0 }.schema(schema)
+}
+
+/// Regular expressions anywhere in a schema, whether they are used or not.
+fn patterns(at: &Value) -> usize {
+    match at {
+        Value::Array(items) => items.iter().map(patterns).sum(),
+        Value::Object(fields) => fields
+            .iter()
+            .map(|(key, value)| match (key.as_str(), value) {
+                ("pattern", Value::String(_)) => 1,
+                ("patternProperties", Value::Object(schemas)) => {
+                    schemas.len() + schemas.values().map(patterns).sum::<usize>()
+                }
+                _ => patterns(value),
+            })
+            .sum(),
+        _ => 0,
+    }
 }
 
 /// A walk over a schema with each `$ref` unfolded where it stands.
@@ -197,8 +227,27 @@ mod tests {
             refused(json!({"type": "object", "properties": {"a": {"type": "nothing"}}})),
             Some(SchemaError::Invalid(_))
         ));
+        let pattern = json!({"type": "string", "pattern": "a+"});
+        let many = json!({"type": "object", "properties": {"a": {"anyOf": vec![pattern; PATTERNS_MAX + 1]}}});
+        assert_eq!(refused(many), Some(SchemaError::TooManyPatterns(PATTERNS_MAX + 1)));
+        let huge = json!({"type": "object", "properties": {"a": {"pattern": r"(\p{L}x|\p{N}y){80}N"}}});
+        assert!(matches!(refused(huge), Some(SchemaError::Invalid(_))), "a small pattern may be a large machine");
         let text = "x".repeat(SCHEMA_BYTES_MAX);
         assert!(matches!(refused(json!({"type": "object", "title": text})), Some(SchemaError::TooLarge(_))));
+    }
+
+    #[test]
+    fn fair_patterns_fit() {
+        for fair in [r"^[\w.+-]+@[\w-]+\.[\w.]+$", r"^\d{4}-\d{2}-\d{2}$", "^[a-z0-9-]{1,64}$", r"^\p{L}+$"] {
+            let schema = json!({"type": "object", "properties": {"a": {"type": "string", "pattern": fair}}});
+            assert_eq!(refused(schema), None, "{fair}");
+        }
+        let keys = |count: usize| -> Value {
+            let keys: serde_json::Map<String, Value> = (0..count).map(|n| (format!("^k{n}$"), json!(true))).collect();
+            json!({"type": "object", "patternProperties": keys})
+        };
+        assert_eq!(refused(keys(PATTERNS_MAX)), None);
+        assert_eq!(refused(keys(PATTERNS_MAX + 1)), Some(SchemaError::TooManyPatterns(PATTERNS_MAX + 1)));
     }
 
     #[test]

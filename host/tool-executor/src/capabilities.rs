@@ -16,6 +16,9 @@ use crate::{
     sandbox::Sandbox,
 };
 
+/// Names of config values and secrets, in bytes: a longer one is nobody's.
+const NAME_BYTES_MAX: usize = 1 << 10;
+
 /// Packages that a component may import, with the versions that are linked. `0.2` stands for every 0.2 release.
 pub(crate) const PACKAGES: &[(&str, &str)] = &[
     ("wasi:io", "0.2"),

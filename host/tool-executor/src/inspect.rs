@@ -41,7 +41,10 @@ impl ToolInspector for Executor {
             .map_err(|error| InspectError::Failed(error.into()))??;
         let tool = self.jar.find_or_compile(artifact, &component).await?;
         let description = self.jar.describe(&tool).await?;
-        let (functions, requires) = read(description)?;
+        // Schemas of a stranger are compiled here: no work for a thread that others wait for.
+        let (functions, requires) = tokio::task::spawn_blocking(move || read(description))
+            .await
+            .map_err(|error| InspectError::Failed(error.into()))??;
         Ok(Inspection { artifact, functions, requires, contract: tool.contract.clone() })
     }
 }

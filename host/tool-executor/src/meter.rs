@@ -21,6 +21,15 @@ use crate::{
 pub(crate) const YIELD_FUEL: u64 = 100_000;
 /// Fuel for each crossing from wasm to the host: about what its time would buy in plain work.
 pub(crate) const HOST_CALL_FUEL: u64 = 1_000;
+/// Fuel for each byte of a name, a key or a line that passes between a tool and a host function.
+const FUEL_PER_BYTE: u64 = 1;
+/// Calls of host functions that may follow one another when a yield is due: compiled code looks for one only where a
+/// function or a loop begins, so straight code would keep its thread for as long as it calls.
+const OVERDUE_HOST_CALLS_MAX: u32 = 256;
+/// Bytes that one host call may bring into the host's memory: more than any name, key, line or chunk that is kept.
+const HOST_CALL_BYTES_MAX: usize = 256 << 10;
+/// Bytes that the result of a call may bring into the host's memory: the ceiling of an output.
+pub(crate) const RESULT_BYTES_MAX: usize = 4 << 20;
 /// Elements of all tables of a call together.
 const TABLE_ELEMENTS_SUM_MAX: usize = 100_000;
 
@@ -57,6 +66,12 @@ pub(crate) struct Meter {
     yield_at: u64,
     /// The polls at a crossing where a yield was due.
     due: Option<u64>,
+    /// Host calls since then, while no yield came.
+    overdue: u32,
+    /// `host_calls` at the last crossing to the host: what has not changed it is a helper of the engine.
+    host_calls_before: u64,
+    /// Bytes that the host function under way has handled, and that are not paid yet.
+    bytes: u64,
 }
 
 impl Meter {
@@ -74,7 +89,15 @@ impl Meter {
             polls: Arc::default(),
             yield_at: limits.fuel.saturating_sub(YIELD_FUEL),
             due: None,
+            overdue: 0,
+            host_calls_before: 0,
+            bytes: 0,
         }
+    }
+
+    /// Bytes that a host function took or gives, to be paid when it returns.
+    pub(crate) fn handled(&mut self, bytes: usize) {
+        self.bytes = self.bytes.saturating_add(bytes as u64);
     }
 
     /// Counts the polls of the call's future; see `Meter::polls`.
@@ -139,14 +162,16 @@ impl ResourceLimiter for Meter {
 pub(crate) fn crossing(mut store: StoreContextMut<'_, Sandbox>, hook: CallHook) -> wasmtime::Result<()> {
     match hook {
         CallHook::CallingHost => {
+            store.set_hostcall_fuel(HOST_CALL_BYTES_MAX);
             let fuel = store.get_fuel()?;
             let meter = &mut store.data_mut().meter;
+            meter.host_calls_before = meter.host_calls;
             if Instant::now() >= meter.deadline {
                 return Err(LimitReached::Deadline.into());
             }
             let until_yield = fuel.saturating_sub(meter.yield_at);
             if until_yield == 0 {
-                // This is the yield itself, or a host call just before it.
+                // This is the yield itself, or a host call just before it, which pays when it returns.
                 meter.due = Some(meter.polls.load(Ordering::Relaxed));
                 return Ok(());
             }
@@ -163,15 +188,36 @@ pub(crate) fn crossing(mut store: StoreContextMut<'_, Sandbox>, hook: CallHook) 
             if meter.host_calls > meter.host_calls_max {
                 return Err(LimitReached::HostCalls.into());
             }
-            match meter.due.take() {
-                Some(polls) if polls != meter.polls.load(Ordering::Relaxed) => {
-                    let fuel = store.get_fuel()?;
-                    next_yield(store, fuel, YIELD_FUEL)
+            let mut price = std::mem::take(&mut meter.bytes).saturating_mul(FUEL_PER_BYTE);
+            let due = meter.due.take();
+            let yielded = due.is_some_and(|polls| polls != meter.polls.load(Ordering::Relaxed));
+            if yielded {
+                meter.overdue = 0;
+            } else if due.is_some() && meter.host_calls != meter.host_calls_before {
+                meter.overdue += 1;
+                if meter.overdue > OVERDUE_HOST_CALLS_MAX {
+                    return Err(LimitReached::HostCalls.into());
                 }
-                _ => Ok(()),
+                price = price.saturating_add(HOST_CALL_FUEL);
             }
+            if price == 0 && !yielded {
+                return Ok(());
+            }
+            let yield_at = meter.yield_at;
+            let fuel = store.get_fuel()?;
+            let left = fuel.saturating_sub(price);
+            if left == 0 {
+                store.set_fuel(0)?;
+                return Err(LimitReached::Fuel.into());
+            }
+            let until_yield = fuel.saturating_sub(yield_at).saturating_sub(price).max(1);
+            next_yield(store, left, if yielded { YIELD_FUEL } else { until_yield })
         }
-        CallHook::CallingWasm | CallHook::ReturningFromWasm => Ok(()),
+        CallHook::ReturningFromWasm => {
+            store.set_hostcall_fuel(RESULT_BYTES_MAX);
+            Ok(())
+        }
+        CallHook::CallingWasm => Ok(()),
     }
 }
 

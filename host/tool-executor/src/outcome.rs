@@ -99,9 +99,13 @@ pub(crate) fn of_limit(limit: Limit, limits: &Limits) -> Outcome {
         }
         Limit::Stack => ("limit.stack", "the tool's calls were nested too deeply".into()),
         Limit::Deadline => ("limit.deadline", format!("the tool ran longer than {} ms", limits.deadline_ms)),
-        Limit::HostCalls => {
-            ("limit.host_calls", format!("the tool called the host more than {} times", limits.host_calls))
-        }
+        Limit::HostCalls => (
+            "limit.host_calls",
+            format!(
+                "the tool called the host more than {} times, or too often in a row without a loop or function of its own",
+                limits.host_calls
+            ),
+        ),
         Limit::Handles => ("limit.handles", "the tool held too many resources at the same time".into()),
         Limit::Output => ("limit.output", format!("the tool answered with more than {} bytes", limits.output_bytes)),
         Limit::Logs => ("limit.logs", format!("the tool wrote more than {} bytes of logs", limits.log_bytes)),

@@ -14,11 +14,9 @@ use crate::{
         logging::{Log, SharedLog},
         wasi,
     },
-    meter::{Meter, YIELD_FUEL, crossing},
+    meter::{Meter, RESULT_BYTES_MAX, YIELD_FUEL, crossing},
 };
 
-/// Bytes that one host call, or the result, may bring into the host's memory.
-const HOST_CALL_BYTES_MAX: usize = 4 << 20;
 /// Resources that a call may hold at the same time, in the component's tables and in the host's.
 const HANDLES_MAX: usize = 1_000;
 
@@ -72,7 +70,7 @@ impl Sandbox {
     pub(crate) fn into_store(self, engine: &Engine, fuel: u64) -> wasmtime::Result<Store<Sandbox>> {
         let mut store = self.into_bare_store(engine, fuel)?;
         store.call_hook(crossing);
-        store.set_hostcall_fuel(HOST_CALL_BYTES_MAX);
+        store.set_hostcall_fuel(RESULT_BYTES_MAX);
         store.set_max_component_handles(HANDLES_MAX);
         Ok(store)
     }

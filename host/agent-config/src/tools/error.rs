@@ -35,6 +35,8 @@ pub enum ToolError {
         "the component could not be inspected now; it is kept and tried again by itself: look at the version later"
     )]
     NotInspected(#[source] Box<dyn std::error::Error + Send + Sync>),
+    #[error("{0} uploads wait for their inspection already; upload again when some of them are done")]
+    TooManyWaiting(usize),
     #[error(transparent)]
     Tenant(#[from] TenantError),
     #[error(transparent)]
@@ -62,6 +64,7 @@ impl Problem for ToolError {
             ToolError::Rejected(_) | ToolError::BadLabel => Kind::Invalid,
             ToolError::TooLarge { .. } | ToolError::StorageExceeded { .. } => Kind::TooLarge,
             ToolError::NotInspected(_) => Kind::Unavailable,
+            ToolError::TooManyWaiting(_) => Kind::TooMany,
             ToolError::Tenant(error) => error.kind(),
             ToolError::Db(error) => error.kind(),
         }
@@ -79,6 +82,7 @@ impl Problem for ToolError {
             ToolError::VersionInUse(_) => "tool_version.in_use",
             ToolError::InUse(_) => "tool.in_use",
             ToolError::NotInspected(_) => "tool_version.not_inspected",
+            ToolError::TooManyWaiting(_) => "tool_version.too_many_waiting",
             ToolError::Tenant(error) => error.code(),
             ToolError::Db(error) => error.code(),
         }
@@ -94,7 +98,7 @@ impl Problem for ToolError {
     fn retry_after_seconds(&self) -> Option<u64> {
         match self {
             ToolError::NotReady(_) => Some(2),
-            ToolError::NotInspected(_) => Some(5),
+            ToolError::NotInspected(_) | ToolError::TooManyWaiting(_) => Some(5),
             ToolError::Tenant(error) => error.retry_after_seconds(),
             ToolError::Db(error) => error.retry_after_seconds(),
             _ => None,

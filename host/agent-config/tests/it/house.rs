@@ -29,15 +29,22 @@ pub(crate) struct House {
 }
 
 /// Components are texts: `functions=3` has three functions, `asks=unit` requires that config value, `nul` describes
-/// itself with a NUL character, `once broken` breaks the host the first time. The rest is up to `kit`.
+/// itself with a NUL character, `once broken` breaks the host the first time, `slow...` takes a while. The rest is up to `kit`.
 #[derive(Default)]
 pub(crate) struct Inspector {
     seen: AtomicUsize,
+    at_once: AtomicUsize,
+    peak: AtomicUsize,
 }
 
 impl Inspector {
     pub(crate) fn seen(&self) -> usize {
         self.seen.load(Ordering::SeqCst)
+    }
+
+    /// Inspections at the same time.
+    pub(crate) fn peak(&self) -> usize {
+        self.peak.load(Ordering::SeqCst)
     }
 }
 
@@ -48,6 +55,11 @@ impl ToolInspector for Inspector {
         let text = String::from_utf8_lossy(&component).into_owned();
         if text == "once broken" && before == 0 {
             return Err(InspectError::Failed("the disk is full".into()));
+        }
+        if text.starts_with("slow") {
+            self.peak.fetch_max(1 + self.at_once.fetch_add(1, Ordering::SeqCst), Ordering::SeqCst);
+            tokio::time::sleep(Duration::from_millis(50)).await;
+            self.at_once.fetch_sub(1, Ordering::SeqCst);
         }
         let mut inspection = FakeInspector.inspect(component).await?;
         if let Some(count) = text.strip_prefix("functions=") {

@@ -1,9 +1,12 @@
+use std::time::Duration;
+
 use agent_config::{
     ToolError, VersionRef, VersionStatus, artifacts,
     tools::{self, LABEL_BYTES_MAX},
 };
 use bytes::Bytes;
 use domain::{Problem, ToolName, page::PageRequest};
+use futures::future::join_all;
 use serde_json::json;
 use tool_api::ArtifactHash;
 use uuid::Uuid;
@@ -125,7 +128,7 @@ async fn an_admission_that_stopped_is_taken_up_again() {
     let house = House::build().await;
     let ada = house.db.tenant("ada").await;
     let accepted = house.admission.accept(&ada, &calc(), Bytes::from_static(b"one"), None).await.unwrap();
-    house.wait(599);
+    house.wait(59);
     assert!(!house.admission.recover_one(&house.db.db).await.unwrap(), "its process may live");
     house.wait(2);
     assert!(house.admission.recover_one(&house.db.db).await.unwrap());
@@ -133,6 +136,35 @@ async fn an_admission_that_stopped_is_taken_up_again() {
     let hash = VersionRef::Hash(accepted.version.version);
     assert_eq!(tools::version(&mut tx, &calc(), hash).await.unwrap().status, VersionStatus::Ready);
     assert!(!house.admission.recover_one(&house.db.db).await.unwrap(), "nothing is left");
+}
+
+#[tokio::test]
+async fn uploads_wait_in_turn_and_not_without_end() {
+    let house = House::build().await;
+    let ada = house.db.tenant("ada").await;
+    let mut hashes = Vec::new();
+    for number in 0..17 {
+        let component = Bytes::from(format!("slow {number}"));
+        hashes.push(house.admission.accept(&ada, &calc(), component, None).await.unwrap().version.version);
+    }
+    let tool = calc();
+    let mut all: Vec<_> = hashes.iter().map(|hash| Box::pin(house.admission.finish(&ada, &tool, *hash))).collect();
+    // The same once more.
+    all.push(Box::pin(house.admission.finish(&ada, &tool, hashes[0])));
+    let later = async {
+        tokio::time::sleep(Duration::from_millis(40)).await;
+        house.admission.accept(&ada, &tool, Bytes::from_static(b"one more"), None).await.map(drop)
+    };
+    let (results, refused) = tokio::join!(join_all(all), later);
+    let ended: Vec<_> =
+        results.into_iter().map(|result| result.map(|version| version.status).map_err(|error| error.code())).collect();
+    let count = |what| ended.iter().filter(|end| **end == what).count();
+    assert_eq!(count(Ok(VersionStatus::Ready)), 16, "{ended:?}");
+    assert_eq!(count(Err("tool_version.too_many_waiting")), 1, "{ended:?}");
+    assert_eq!(count(Ok(VersionStatus::Compiling)), 1, "told as it is: {ended:?}");
+    assert_eq!((house.inspector.seen(), house.inspector.peak()), (16, 2));
+    let refused = refused.unwrap_err();
+    assert_eq!((refused.code(), refused.retry_after_seconds()), ("tool_version.too_many_waiting", Some(5)));
 }
 
 #[tokio::test]

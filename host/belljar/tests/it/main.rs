@@ -2,5 +2,7 @@
 #![expect(clippy::unwrap_used, reason = "test code: a failed step ends the test")]
 
 mod process;
+mod serves;
 mod survives;
+mod upstream;
 mod walks;

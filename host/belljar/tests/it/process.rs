@@ -1,4 +1,4 @@
-//! A `belljar dev` of its own.
+//! The program, running: any command, and a `belljar dev` of its own.
 
 use std::{
     fs::{self, File},
@@ -7,16 +7,75 @@ use std::{
     time::{Duration, Instant},
 };
 
-use serde_json::{Value, json};
+use serde_json::Value;
 
 /// A start may wait for a cluster that has to be made first, on a busy machine.
 const START_SECONDS_MAX: u64 = 120;
 
-/// A running server. Dropped, it is stopped as by Ctrl-C.
+/// A running process of this program. Dropped, it is stopped as by Ctrl-C.
+pub(crate) struct Running(Child);
+
+/// A running `belljar dev`.
 pub(crate) struct Dev {
-    child: Child,
+    process: Running,
     pub(crate) state: Value,
     http: reqwest::Client,
+}
+
+/// The program, with none of the caller's settings.
+pub(crate) fn belljar(home: &Path) -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_belljar"));
+    command.current_dir(home).stdin(Stdio::null());
+    for name in ["DATABASE_URL", "OPENAI_API_KEY", "BELLJAR_LOG", "BELLJAR_LOG_FORMAT", "BELLJAR_CONFIG"] {
+        command.env_remove(name);
+    }
+    command
+}
+
+pub(crate) fn client() -> reqwest::Client {
+    #[expect(clippy::disallowed_methods, reason = "a test's client is no way out of the product")]
+    reqwest::Client::builder().no_proxy().timeout(Duration::from_secs(120)).build().unwrap()
+}
+
+impl Running {
+    /// Starts it, with everything that it says in `home/log`.
+    pub(crate) fn start(command: &mut Command, home: &Path) -> Running {
+        let log = File::create(home.join("log")).unwrap();
+        Running(command.stdout(log.try_clone().unwrap()).stderr(log).spawn().unwrap())
+    }
+
+    /// Looks until `found` has something; `home/log` is what a failure shows.
+    pub(crate) async fn wait<T>(&mut self, home: &Path, mut found: impl AsyncFnMut() -> Option<T>) -> T {
+        let began = Instant::now();
+        loop {
+            if let Some(found) = found().await {
+                return found;
+            }
+            let log = || fs::read_to_string(home.join("log")).unwrap();
+            assert!(self.0.try_wait().unwrap().is_none(), "it ended: {}", log());
+            assert!(began.elapsed() < Duration::from_secs(START_SECONDS_MAX), "not ready: {}", log());
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+    }
+
+    /// SIGTERM; answers the exit code.
+    pub(crate) fn stop(mut self) -> Option<i32> {
+        self.terminate()
+    }
+
+    fn terminate(&mut self) -> Option<i32> {
+        let pid = self.0.id().to_string();
+        Command::new("kill").args(["-TERM", &pid]).status().unwrap();
+        self.0.wait().unwrap().code()
+    }
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        if self.0.try_wait().is_ok_and(|ended| ended.is_none()) {
+            self.terminate();
+        }
+    }
 }
 
 /// The workspace's built components.
@@ -27,37 +86,27 @@ pub(crate) fn guests() -> PathBuf {
 impl Dev {
     /// Starts in `home`, on free ports, and waits until it is ready.
     pub(crate) async fn start(home: &Path) -> Dev {
-        let ready = home.join(".belljar/dev.json");
-        let before = fs::metadata(&ready).and_then(|file| file.modified()).ok();
-        let log = File::create(home.join("log")).unwrap();
-        let child = Command::new(env!("CARGO_BIN_EXE_belljar"))
+        Dev::start_with(home, |command| command).await
+    }
+
+    /// The same, with further flags or variables.
+    pub(crate) async fn start_with(home: &Path, more: impl FnOnce(&mut Command) -> &mut Command) -> Dev {
+        let path = home.join(".belljar/dev.json");
+        let written = || fs::metadata(&path).and_then(|file| file.modified()).ok();
+        let before = written();
+        let mut command = belljar(home);
+        command
             .args(["dev", "--listen", "127.0.0.1:0", "--operator-listen", "127.0.0.1:0", "--tools-dir"])
-            .arg(guests())
-            .current_dir(home)
-            .env_remove("DATABASE_URL")
-            .env_remove("OPENAI_API_KEY")
-            .stdin(Stdio::null())
-            .stdout(log.try_clone().unwrap())
-            .stderr(log)
-            .spawn()
-            .unwrap();
-        let began = Instant::now();
-        let written = || fs::metadata(&ready).and_then(|file| file.modified()).ok();
-        while written() == before {
-            let log = fs::read_to_string(home.join("log")).unwrap();
-            assert!(began.elapsed() < Duration::from_secs(START_SECONDS_MAX), "not ready: {log}");
-            tokio::time::sleep(Duration::from_millis(50)).await;
-        }
-        let state = serde_json::from_str(&fs::read_to_string(&ready).unwrap()).unwrap();
-        #[expect(clippy::disallowed_methods, reason = "a test's client is no way out of the product")]
-        let http = reqwest::Client::builder().no_proxy().timeout(Duration::from_secs(120)).build().unwrap();
-        let dev = Dev { child, state, http };
-        let health = format!("{}/readyz", dev.state["operator_url"].as_str().unwrap());
-        while dev.http.get(&health).send().await.map(|answer| answer.status().as_u16()).ok() != Some(200) {
-            assert!(began.elapsed() < Duration::from_secs(START_SECONDS_MAX), "never ready");
-            tokio::time::sleep(Duration::from_millis(50)).await;
-        }
-        dev
+            .arg(guests());
+        let mut process = Running::start(more(&mut command), home);
+        process.wait(home, async || (written() != before).then_some(())).await;
+        let state: Value = serde_json::from_str(&fs::read_to_string(&path).unwrap()).unwrap();
+        let http = client();
+        let health = format!("{}/readyz", state["operator_url"].as_str().unwrap());
+        process
+            .wait(home, async || http.get(&health).send().await.ok().filter(|answer| answer.status().is_success()))
+            .await;
+        Dev { process, state, http }
     }
 
     pub(crate) fn url(&self) -> &str {
@@ -77,46 +126,20 @@ impl Dev {
         self.http.post(format!("{}{path}", self.url())).bearer_auth(self.key()).json(&body)
     }
 
-    pub(crate) async fn upload(&self, tool: &str) {
-        let component = fs::read(guests().join(format!("{tool}.wasm"))).unwrap();
-        let name = tool.replace('_', "-");
-        let upload = self
-            .http
-            .post(format!("{}/v1/tools/{name}/versions", self.url()))
-            .bearer_auth(self.key())
-            .header("content-type", "application/wasm")
-            .body(component);
-        assert!(upload.send().await.unwrap().status().is_success());
-    }
-
-    pub(crate) async fn agent(&self, name: &str, tools: &[&str]) {
-        let tools: Vec<Value> = tools.iter().map(|tool| json!({"tool": tool, "version": "latest"})).collect();
-        let agent = json!({"name": name, "system_prompt": "", "model": "demo", "tools": tools});
-        assert_eq!(self.post("/v1/agents", agent).send().await.unwrap().status().as_u16(), 201);
+    pub(crate) async fn put(&self, path: &str, body: Value) {
+        let request = self.http.put(format!("{}{path}", self.url())).bearer_auth(self.key()).json(&body);
+        let answer = request.send().await.unwrap();
+        assert!(answer.status().is_success(), "{path}: {}", answer.text().await.unwrap());
     }
 
     /// `kill -9`.
     pub(crate) fn kill(mut self) {
-        self.child.kill().unwrap();
-        self.child.wait().unwrap();
+        self.process.0.kill().unwrap();
+        self.process.0.wait().unwrap();
     }
 
     /// SIGTERM; answers the exit code.
-    pub(crate) fn stop(mut self) -> Option<i32> {
-        self.terminate()
-    }
-
-    fn terminate(&mut self) -> Option<i32> {
-        let pid = self.child.id().to_string();
-        Command::new("kill").args(["-TERM", &pid]).status().unwrap();
-        self.child.wait().unwrap().code()
-    }
-}
-
-impl Drop for Dev {
-    fn drop(&mut self) {
-        if self.child.try_wait().is_ok_and(|ended| ended.is_none()) {
-            self.terminate();
-        }
+    pub(crate) fn stop(self) -> Option<i32> {
+        self.process.stop()
     }
 }

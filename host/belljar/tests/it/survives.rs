@@ -1,82 +1,191 @@
 //! Invariant 3 with a real kill: what was accepted is there, and nothing is charged twice.
 
-use std::time::{Duration, Instant};
+use std::{
+    path::Path,
+    time::{Duration, Instant},
+};
 
 use futures::StreamExt;
+use rust_decimal::Decimal;
 use serde_json::{Value, json};
 
-use crate::process::Dev;
+use crate::{
+    process::Dev,
+    upstream::{Answer, Upstream, delta, finish, usage},
+};
 
 /// A lease lasts 15 s; whoever looks for abandoned runs looks every second.
 const INTERRUPTED_SECONDS_MAX: u64 = 40;
 
-/// The sum of all usage events equals the totals, and every cause is billed once.
-async fn the_bill_adds_up(dev: &Dev) -> Value {
-    let events = dev.get("/v1/usage/events?limit=100").await;
-    let events = events["data"].as_array().unwrap();
-    let report = dev.get("/v1/usage").await;
-    assert_eq!(report["total"]["events"], events.len());
+fn decimal(money: &Value) -> Decimal {
+    Decimal::from_str_exact(money["amount"].as_str().unwrap()).unwrap()
+}
+
+/// The usage events of the tenant. Their sum is the total, and no cause is billed twice.
+async fn bill(dev: &Dev) -> Vec<Value> {
+    let events = dev.get("/v1/usage/events?limit=100").await["data"].as_array().unwrap().clone();
+    let total = dev.get("/v1/usage").await["total"].clone();
+    assert_eq!(total["events"], events.len());
+    assert_eq!(decimal(&total["cost"]), events.iter().map(|event| decimal(&event["amount"])).sum());
+    // Each run of these tests has at most one step, which has each kind of event once.
     let mut causes: Vec<String> =
         events.iter().map(|event| format!("{} {} {}", event["run_id"], event["call_id"], event["kind"])).collect();
-    let all = causes.len();
     causes.sort();
     causes.dedup();
-    // A run of one step has each kind of event once.
-    assert_eq!(causes.len(), all, "{events:#?}");
-    report["total"]["cost"]["amount"].clone()
+    assert_eq!(causes.len(), events.len(), "{events:#?}");
+    events
+}
+
+/// Reads a stream up to the first event of this name; answers its data and the names before it.
+async fn until<B: AsRef<[u8]>>(
+    stream: &mut (impl futures::Stream<Item = reqwest::Result<B>> + Unpin),
+    unread: &mut String,
+    name: &str,
+) -> (Value, Vec<String>) {
+    let mut before = Vec::new();
+    loop {
+        while let Some((event, rest)) = unread.split_once("\n\n") {
+            let field = |name: &str| event.lines().find_map(|line| line.strip_prefix(name)).map(str::to_owned);
+            let (event, data) = (field("event: "), field("data: "));
+            *unread = rest.to_owned();
+            match event {
+                Some(event) if event == name => return (serde_json::from_str(&data.unwrap()).unwrap(), before),
+                Some(event) => before.push(event),
+                None => {}
+            }
+        }
+        let bytes = stream.next().await.unwrap_or_else(|| panic!("no {name} after {before:?}")).unwrap();
+        unread.push_str(str::from_utf8(bytes.as_ref()).unwrap());
+    }
+}
+
+/// Calls `calc`, then begins to speak and falls silent; asked once more, it answers.
+async fn model() -> Upstream {
+    let function = json!({"name": "calc__evaluate", "arguments": "{\"expression\": \"12.5 * 3\"}"});
+    let call = json!({"index": 0, "id": "call_a", "type": "function", "function": function});
+    let calls = vec![delta(json!({"tool_calls": [call]})), finish("tool_calls"), usage(100, 40, 20)];
+    Upstream::start(vec![
+        Answer { chunks: calls, ends: true },
+        Answer { chunks: vec![delta(json!({"content": "It is"}))], ends: false },
+        Answer::says("Still 37.5.", 300, 7),
+    ])
+    .await
+}
+
+async fn start(home: &Path, upstream: &Upstream) -> Dev {
+    Dev::start_with(home, |command| command.args(["--allow-egress", &upstream.address.to_string()])).await
+}
+
+/// The messages of a conversation, as roles and texts; and what they have to say of tools.
+async fn said(dev: &Dev, conversation: &str) -> (Vec<(String, String)>, Vec<Value>) {
+    let messages = dev.get(&format!("/v1/conversations/{conversation}/messages")).await;
+    let messages = messages["data"].as_array().unwrap().clone();
+    let text = |message: &Value, key: &str| message[key].as_str().unwrap().to_owned();
+    let said = messages.iter().map(|message| (text(message, "role"), text(message, "content"))).collect();
+    let parts = messages.iter().flat_map(|message| message["parts"].as_array().unwrap().clone());
+    (said, parts.filter(|part| part["type"] != "text").collect())
 }
 
 #[tokio::test]
-async fn a_killed_run_keeps_its_message_and_is_charged_for_nothing_that_was_not_committed() {
-    let home = tempfile::tempdir().unwrap();
-    let dev = Dev::start(home.path()).await;
-    dev.upload("sleep_long").await;
-    dev.agent("sleeper", &["sleep-long", "calc"]).await;
+async fn a_run_that_is_killed_in_its_second_step_keeps_its_first_and_is_charged_for_that_once() {
+    let (home, upstream) = (tempfile::tempdir().unwrap(), model().await);
+    let dev = start(home.path(), &upstream).await;
+    let url = format!("http://{}/v1", upstream.address);
+    dev.put("/v1/provider-keys/acme", json!({"kind": "openai_compatible", "api_key": "sk-1", "base_url": url})).await;
+    let tools = json!([{"tool": "calc", "version": "latest"}]);
+    let agent = json!({"name": "clerk", "system_prompt": "", "model": "acme/m-1", "tools": tools});
+    assert_eq!(dev.post("/v1/agents", agent).send().await.unwrap().status().as_u16(), 201);
 
-    let chat = |message: &str| dev.post("/v1/agents/sleeper/chat", json!({"message": message}));
-    let done: Value = chat("hello").send().await.unwrap().json().await.unwrap();
-    assert_eq!(done["run"]["status"], "completed");
-    let conversation = done["conversation_id"].as_str().unwrap().to_owned();
-    let cost = the_bill_adds_up(&dev).await;
-
-    // Killed while the tool sleeps: accepted, told to have begun, not answered.
-    let turn =
-        json!({"message": "/sleep-long__run {\"seconds\": 30}", "conversation_id": conversation, "stream": true});
-    let stream = dev.post("/v1/agents/sleeper/chat", turn).send().await.unwrap();
+    let turn = json!({"message": "How much?", "stream": true});
+    let stream = dev.post("/v1/agents/clerk/chat", turn).send().await.unwrap();
     assert_eq!(stream.status().as_u16(), 200);
-    let (mut bytes, mut seen) = (stream.bytes_stream(), String::new());
-    while !seen.contains("tool_call.started") {
-        seen.push_str(&String::from_utf8_lossy(&bytes.next().await.unwrap().unwrap()));
-    }
+    let (mut stream, mut unread) = (stream.bytes_stream(), String::new());
+    let (started, _) = until(&mut stream, &mut unread, "run.started").await;
+    let (completed, before) = until(&mut stream, &mut unread, "step.completed").await;
+    assert_eq!(before, ["tool_call.started", "tool_call.completed"]);
+    // Killed in the middle of the second step's answer.
+    let (begun, _) = until(&mut stream, &mut unread, "message.delta").await;
+    assert_eq!(begun["text"], "It is");
     dev.kill();
 
-    let dev = Dev::start(home.path()).await;
-    let messages = dev.get(&format!("/v1/conversations/{conversation}/messages")).await;
-    let said: Vec<&str> =
-        messages["data"].as_array().unwrap().iter().map(|message| message["role"].as_str().unwrap()).collect();
-    assert_eq!(said, ["user", "assistant", "user"], "both turns' messages are there: {messages}");
-    assert_eq!(the_bill_adds_up(&dev).await, cost, "what was not committed is not charged");
+    let dev = start(home.path(), &upstream).await;
+    let conversation = started["conversation_id"].as_str().unwrap();
+    let (messages, tools) = said(&dev, conversation).await;
+    let roles: Vec<&str> = messages.iter().map(|(role, _)| role.as_str()).collect();
+    assert_eq!(roles, ["user", "assistant", "tool"], "{messages:?}");
+    assert_eq!(messages[0].1, "How much?");
+    let [call, result] = tools.as_slice() else { panic!("{tools:#?}") };
+    assert_eq!((&call["type"], &call["name"]), (&json!("tool_call"), &json!("calc__evaluate")));
+    assert_eq!((&result["type"], &result["id"], &result["text"]), (&json!("tool_result"), &call["id"], &json!("37.5")));
 
-    // No conversation stays busy.
+    let path = format!("/v1/runs/{}", started["run_id"].as_str().unwrap());
+    let run = dev.get(&path).await;
+    assert_eq!((&run["steps"], &run["cost"]), (&json!(1), &completed["cost"]), "{run}");
+    assert_eq!(run["timeline"].as_array().unwrap().len(), 1, "{run}");
+    assert_eq!(run["timeline"][0]["tool_calls"], json!([call["id"]]));
+    let calls = dev.get(&format!("/v1/tool-calls?run={}", started["run_id"].as_str().unwrap())).await;
+    let [recorded] = calls["data"].as_array().unwrap().as_slice() else { panic!("{calls}") };
+    assert_eq!((&recorded["id"], &recorded["step"]), (&call["id"], &run["timeline"][0]["step"]));
+    assert_eq!(recorded["outcome"]["content"][0]["text"], "37.5");
+    assert!(recorded["receipt"]["fuel_used"].as_u64().unwrap() > 0, "{recorded}");
+
+    let first_bill = bill(&dev).await;
+    let mut quantities: Vec<(&str, &str)> = first_bill
+        .iter()
+        .map(|event| {
+            assert_eq!(event["run_id"], started["run_id"]);
+            (event["kind"].as_str().unwrap(), event["quantity"].as_str().unwrap())
+        })
+        .collect();
+    quantities.sort_unstable();
+    let fuel = recorded["receipt"]["fuel_used"].to_string();
+    let [cached, input, output, burnt, (held, _)] = quantities.as_slice() else { panic!("{quantities:?}") };
+    assert_eq!(
+        (*cached, *input, *output, *burnt, *held),
+        (
+            ("model_cached_input_tokens", "40"),
+            ("model_input_tokens", "60"),
+            ("model_output_tokens", "20"),
+            ("tool_fuel", fuel.as_str()),
+            "tool_memory_byte_seconds"
+        )
+    );
+    assert_eq!(first_bill.iter().map(|event| decimal(&event["amount"])).sum::<Decimal>(), decimal(&run["cost"]));
+
+    // No conversation stays busy; and the end of a run costs nothing.
+    let run = interrupted(&dev, &path).await;
+    assert_eq!((&run["steps"], &run["cost"]), (&json!(1), &completed["cost"]), "{run}");
+    assert_eq!(bill(&dev).await, first_bill);
+    assert_eq!(said(&dev, conversation).await.0, messages, "nothing is made up");
+    assert_eq!(upstream.asked().len(), 2, "an abandoned run asks nobody");
+
+    // The next turn goes on from what was committed, and is billed for itself.
+    let again = json!({"message": "And now?", "conversation_id": conversation});
+    let answer: Value = dev.post("/v1/agents/clerk/chat", again).send().await.unwrap().json().await.unwrap();
+    assert_eq!((&answer["run"]["status"], &answer["message"]["content"]), (&json!("completed"), &json!("Still 37.5.")));
+    let asked = upstream.asked();
+    let roles: Vec<&Value> = asked[2]["messages"].as_array().unwrap().iter().map(|message| &message["role"]).collect();
+    assert_eq!(roles, ["user", "assistant", "tool", "user"], "{}", asked[2]);
+    let (old, new): (Vec<Value>, Vec<Value>) =
+        bill(&dev).await.into_iter().partition(|event| event["run_id"] == started["run_id"]);
+    assert_eq!(old, first_bill);
+    assert_eq!(new.iter().map(|event| decimal(&event["amount"])).sum::<Decimal>(), decimal(&answer["run"]["cost"]));
+    assert_eq!(dev.stop(), Some(0));
+}
+
+/// Waits until the run that nobody drives was ended.
+async fn interrupted(dev: &Dev, path: &str) -> Value {
     let began = Instant::now();
-    let runs = format!("/v1/runs?conversation={conversation}&limit=1");
     loop {
-        let run = dev.get("/v1/runs?limit=1").await["data"][0].clone();
+        let run = dev.get(path).await;
         if run["status"] != "running" {
-            assert_eq!(
-                (run["status"].as_str(), run["stop_reason"].as_str()),
-                (Some("failed"), Some("interrupted")),
-                "{run}"
-            );
-            break;
+            let ended = (&run["status"], &run["stop_reason"], &run["error"]["code"]);
+            assert_eq!(ended, (&json!("failed"), &json!("interrupted"), &json!("run.interrupted")), "{run}");
+            return run;
         }
-        assert!(began.elapsed() < Duration::from_secs(INTERRUPTED_SECONDS_MAX), "still running: {runs}");
+        assert!(began.elapsed() < Duration::from_secs(INTERRUPTED_SECONDS_MAX), "still running: {run}");
         tokio::time::sleep(Duration::from_millis(200)).await;
     }
-    let again = json!({"message": "/calc__evaluate {\"expression\": \"6*7\"}", "conversation_id": conversation});
-    let answer: Value = dev.post("/v1/agents/sleeper/chat", again).send().await.unwrap().json().await.unwrap();
-    assert!(answer["message"]["content"].as_str().unwrap().contains("42"), "{answer}");
-    assert_eq!(dev.stop(), Some(0));
 }
 
 #[tokio::test]
@@ -97,5 +206,5 @@ async fn a_turn_that_was_answered_202_is_there_after_a_kill() {
         let messages = dev.get(&format!("/v1/conversations/{conversation}/messages")).await;
         assert_eq!(messages["data"][0]["content"], format!("message {n}"));
     }
-    the_bill_adds_up(&dev).await;
+    bill(&dev).await;
 }

@@ -87,8 +87,10 @@ pub(crate) async fn call(
         context: body.context,
         api_key: Some(caller.key),
     };
-    let row = gateway.runtime.call_tool(caller.tenant(), call).await?;
-    Ok(Json(row))
+    // On a task of its own: a client that leaves does not undo what the tool did, nor its price.
+    let (runtime, tenant) = (gateway.runtime.clone(), caller.tenant().clone());
+    let called = gateway.background.spawn(async move { runtime.call_tool(&tenant, call).await });
+    Ok(Json(called.await.map_err(|error| RequestError::Panicked(error.to_string()))??))
 }
 
 /// Tool calls with outcome and receipt, newest first. Scope `runs:read`.

@@ -19,7 +19,7 @@ use crate::{
     caller::Caller,
     json::{Json, LargeJson},
     path::Named,
-    problem::Refusal,
+    problem::{Refusal, RequestError},
     sse,
 };
 use turn::{ChatBody, ChatError};
@@ -64,14 +64,19 @@ pub(crate) async fn chat(
     let reply = reply(&body, &headers)?;
     let user = caller.speaks_for(body.external_user_id.clone())?;
     let turn = body.turn(agent, user, caller.key, caller.agents())?;
-    let started = gateway.runtime.start(caller.tenant(), turn).await?;
+    // Before anything is begun: a refusal afterwards would hide the run.
+    let place = (reply == Reply::Stream).then(|| gateway.shared.stream(caller.tenant().id())).transpose()?;
+    // On a task of its own: a client that leaves between the commit and the first step does not strand the run.
+    let (runtime, tenant) = (gateway.runtime.clone(), caller.tenant().clone());
+    let starting = gateway.background.spawn(async move { runtime.start(&tenant, turn).await });
+    let started = starting.await.map_err(|error| RequestError::Panicked(error.to_string()))??;
+    if let Some(place) = place {
+        let events = gateway.runtime.follow(caller.tenant(), started.run, EventCursor::default()).await?;
+        return Ok(sse::told(&gateway, place, started.run, events));
+    }
     let turn = match reply {
-        Reply::Stream => {
-            let events = gateway.runtime.follow(caller.tenant(), started.run, EventCursor::default()).await?;
-            return sse::told(&gateway, started.run, events);
-        }
-        Reply::Background => gateway.runtime.turn(caller.tenant(), started.run).await?,
         Reply::Wait(limit) => gateway.runtime.wait(caller.tenant(), started.run, limit).await?,
+        _ => gateway.runtime.turn(caller.tenant(), started.run).await?,
     };
     Ok(answer(turn, reply))
 }

@@ -86,8 +86,9 @@ pub(crate) async fn events(
     let mut tx = caller.tenant().begin().await?;
     seen(&mut tx, &caller, id).await?;
     drop(tx);
+    let place = gateway.shared.stream(caller.tenant().id())?;
     let events = gateway.runtime.follow(caller.tenant(), id, after).await?;
-    sse::told(&gateway, id, events)
+    Ok(sse::told(&gateway, place, id, events))
 }
 
 /// Stops a run. One that has ended stays as it is. Scope `chat`.

@@ -23,11 +23,12 @@ const EMPTY_WORDS: &str = "a an and are as at be by can could do does for from g
 /// The first of the functions that fit best, and arguments for it.
 pub(super) fn function(message: &str, functions: &[FunctionSpec]) -> Option<Call> {
     let said = telling_words(message);
+    let read = fill::Read::new(message);
     let mut best = None::<(u32, Call)>;
     for function in functions {
         let name = telling_words(&function.model_name);
         let description = telling_words(&function.description);
-        let Some(filled) = fill::fill(&function.input_schema, message, &name) else { continue };
+        let Some(filled) = fill::fill(&function.input_schema, &read, &name) else { continue };
         let score = filled.score
             + NAME_WORD_SCORE * name.intersection(&said).count() as u32
             + DESCRIPTION_WORD_SCORE * description.intersection(&said).count().min(DESCRIPTION_WORDS_MAX) as u32;

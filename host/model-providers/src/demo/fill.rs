@@ -38,14 +38,15 @@ const POSSIBLE: u32 = 1;
 
 /// Fills what is required, and of the rest what the message names or surely means. `None` if something required is not
 /// in the message.
-pub(super) fn fill(schema: &Value, message: &str, function_words: &BTreeSet<String>) -> Option<Filled> {
+pub(super) fn fill(schema: &Value, read: &Read, function_words: &BTreeSet<String>) -> Option<Filled> {
     let required: Vec<&str> = schema["required"].as_array().into_iter().flatten().filter_map(Value::as_str).collect();
     let mut filled = Filled { arguments: Map::new(), score: 0 };
-    let mut source = Source::new(message, function_words, required.len() == 1);
+    let is_required: BTreeSet<&str> = required.iter().copied().collect();
+    let mut source = Source::new(read, function_words, required.len() == 1);
     let empty = Map::new();
     let properties = schema["properties"].as_object().unwrap_or(&empty);
     // Required ones first, and in their order: `from` comes before `to`.
-    let optional = properties.keys().map(String::as_str).filter(|name| !required.contains(name));
+    let optional = properties.keys().map(String::as_str).filter(|name| !is_required.contains(name));
     for (name, is_required) in required.iter().map(|name| (*name, true)).chain(optional.map(|name| (name, false))) {
         let property = resolve(schema, properties.get(name).unwrap_or(&Value::Null));
         match source.take(&wants(name, property), name, is_required) {
@@ -160,13 +161,52 @@ fn text_wants(name: &str, schema: &Value) -> Wants {
     }
 }
 
-/// What is left of the message to fill arguments from. What was taken once is not taken again.
-struct Source<'a> {
+/// What a message holds, found once for all functions and all their properties.
+pub(super) struct Read<'a> {
     message: &'a str,
-    function_words: &'a BTreeSet<String>,
     table: Option<&'a str>,
     /// The message without its table.
     prose: String,
+    /// The words of `prose`, and the same to compare names with.
+    said: Vec<String>,
+    plain: Vec<String>,
+    words: Vec<String>,
+    zone: Option<String>,
+    expression: Option<String>,
+    dates: Vec<String>,
+    numbers: Vec<String>,
+    quoted: Vec<String>,
+}
+
+impl<'a> Read<'a> {
+    pub(super) fn new(message: &'a str) -> Self {
+        let table = find::table(message);
+        let prose = table.map_or_else(|| message.to_owned(), |table| message.replace(table, " "));
+        let owned = |found: Vec<&str>| found.into_iter().rev().map(str::to_owned).collect();
+        let mut numbers = find::numbers(&prose);
+        numbers.reverse();
+        let spaced = prose.replace('=', " = ").replace(": ", " : ");
+        let said: Vec<String> = spaced.split_whitespace().map(str::to_owned).collect();
+        Read {
+            message,
+            table,
+            plain: said.iter().map(|word| find::words(word).concat()).collect(),
+            said,
+            words: find::words(&prose),
+            zone: find::zone(&prose).map(str::to_owned),
+            expression: find::expression(&prose),
+            dates: owned(find::dates(&prose)),
+            numbers,
+            quoted: owned(find::quoted(&prose)),
+            prose,
+        }
+    }
+}
+
+/// What is left of the message to fill arguments from. What was taken once is not taken again.
+struct Source<'a> {
+    read: &'a Read<'a>,
+    function_words: &'a BTreeSet<String>,
     dates: Vec<String>,
     numbers: Vec<String>,
     quoted: Vec<String>,
@@ -175,29 +215,16 @@ struct Source<'a> {
 }
 
 impl<'a> Source<'a> {
-    fn new(message: &'a str, function_words: &'a BTreeSet<String>, only_one: bool) -> Source<'a> {
-        let table = find::table(message);
-        let prose = table.map_or_else(|| message.to_owned(), |table| message.replace(table, " "));
-        let owned = |found: Vec<&str>| found.into_iter().rev().map(str::to_owned).collect();
-        let mut numbers = find::numbers(&prose);
-        numbers.reverse();
-        Source {
-            message,
-            function_words,
-            table,
-            dates: owned(find::dates(&prose)),
-            numbers,
-            quoted: owned(find::quoted(&prose)),
-            prose,
-            only_one,
-        }
+    fn new(read: &'a Read<'a>, function_words: &'a BTreeSet<String>, only_one: bool) -> Source<'a> {
+        let (dates, numbers, quoted) = (read.dates.clone(), read.numbers.clone(), read.quoted.clone());
+        Source { read, function_words, dates, numbers, quoted, only_one }
     }
 
     fn take(&mut self, wants: &Wants, name: &str, is_required: bool) -> Option<(Value, u32)> {
         let text = |text: String, score| (Value::String(text), score);
         match wants {
             Wants::OneOf(values) => {
-                let said = find::words(&self.prose);
+                let said = &self.read.words;
                 let is_said = |value: &&Value| {
                     let value = value.as_str().map_or_else(|| value.to_string(), str::to_owned);
                     let words = find::words(&value);
@@ -223,9 +250,9 @@ impl<'a> Source<'a> {
                 };
                 date.map(|date| text(date, CERTAIN))
             }
-            Wants::Zone => find::zone(&self.prose).map(|zone| text(zone.to_owned(), CERTAIN)),
-            Wants::Expression => find::expression(&self.prose).map(|found| text(found, CERTAIN)),
-            Wants::Table => self.table.map(|table| text(table.to_owned(), CERTAIN)),
+            Wants::Zone => self.read.zone.clone().map(|zone| text(zone, CERTAIN)),
+            Wants::Expression => self.read.expression.clone().map(|found| text(found, CERTAIN)),
+            Wants::Table => self.read.table.map(|table| text(table.to_owned(), CERTAIN)),
             Wants::Url => self.token(|token| token.starts_with("https://") || token.starts_with("http://")),
             Wants::Email => self.token(|token| token.find('@').is_some_and(|at| at > 0 && at + 1 < token.len())),
             Wants::Text if is_required => self.take_text(name),
@@ -236,7 +263,7 @@ impl<'a> Source<'a> {
     }
 
     fn token(&self, fits: impl Fn(&str) -> bool) -> Option<(Value, u32)> {
-        find::tokens(&self.prose).find(|token| fits(token)).map(|token| (Value::String(token.to_owned()), CERTAIN))
+        find::tokens(&self.read.prose).find(|token| fits(token)).map(|token| (Value::String(token.to_owned()), CERTAIN))
     }
 
     fn take_number(&mut self, whole: bool, name: &str, is_required: bool) -> Option<(Value, u32)> {
@@ -262,29 +289,31 @@ impl<'a> Source<'a> {
         if let Some(quoted) = self.quoted.pop() {
             return Some((Value::String(quoted), POSSIBLE));
         }
-        let after_colon = self.message.split_once(": ").or_else(|| self.message.split_once(":\n"));
+        let message = self.read.message;
+        let after_colon = message.split_once(": ").or_else(|| message.split_once(":\n"));
         if let (true, Some((_, text))) = (self.only_one, after_colon) {
             return Some((Value::String(text.trim().to_owned()), POSSIBLE));
         }
         if let (false, Some(word)) = (self.only_one, self.named(name).into_iter().next()) {
             return Some((Value::String(word), LIKELY));
         }
+        let named = find::words(name);
         let is_request = |word: &str| {
             let words = find::words(word);
             !words.is_empty()
                 && words.iter().all(|word| {
                     self.function_words.contains(word)
-                        || find::words(name).contains(word)
+                        || named.contains(word)
                         || REQUEST_WORDS.split(' ').any(|w| w == word)
                 })
         };
-        let mut rest = self.message.trim();
+        let mut rest = message.trim();
         while let Some(word) = rest.split_whitespace().next()
             && is_request(word)
         {
             rest = rest[word.len()..].trim_start();
         }
-        let text = if rest.is_empty() { self.message.trim() } else { rest };
+        let text = if rest.is_empty() { message.trim() } else { rest };
         (!text.is_empty()).then(|| (Value::String(text.to_owned()), 0))
     }
 
@@ -299,7 +328,7 @@ impl<'a> Source<'a> {
             }
             Wants::Text => {
                 let mut words = self.named(name);
-                if let Some(table) = self.table {
+                if let Some(table) = self.read.table {
                     let columns: Vec<&str> =
                         table.lines().next().unwrap_or_default().split(',').map(str::trim).collect();
                     words.retain(|word| columns.contains(&word.as_str()));
@@ -317,9 +346,7 @@ impl<'a> Source<'a> {
     /// several words its first or last one will do.
     fn named(&self, name: &str) -> Vec<String> {
         let name = find::words(name);
-        let spaced = self.prose.replace('=', " = ").replace(": ", " : ");
-        let said: Vec<&str> = spaced.split_whitespace().collect();
-        let plain: Vec<String> = said.iter().map(|word| find::words(word).concat()).collect();
+        let Read { said, plain, .. } = self.read;
         let ends = [&name[..], &name[..name.len().min(1)], &name[name.len().saturating_sub(1)..]];
         let after = ends.into_iter().filter(|words| !words.is_empty()).find_map(|words| {
             let at = plain.windows(words.len()).position(|window| window == words)?;
@@ -328,7 +355,7 @@ impl<'a> Source<'a> {
         let Some(after) = after else { return Vec::new() };
         let mut found = Vec::new();
         let mut rest =
-            said[after..].iter().skip_while(|word| FILLERS.split(' ').any(|filler| filler == **word)).peekable();
+            said[after..].iter().skip_while(|word| FILLERS.split(' ').any(|filler| filler == word.as_str())).peekable();
         while let Some(word) = rest.next() {
             let bare = find::bare(word);
             if !bare.is_empty() {

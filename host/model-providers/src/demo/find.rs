@@ -106,16 +106,23 @@ pub(super) fn expression(text: &str) -> Option<String> {
 }
 
 /// Without the parentheses at either end that belong to the sentence.
-fn balanced(mut run: &str) -> &str {
+fn balanced(run: &str) -> &str {
+    let mut rest = run.trim_matches(' ');
+    let (mut open, mut close) = (rest.matches('(').count(), rest.matches(')').count());
     loop {
-        let trimmed = run.trim_matches(' ');
-        let (open, close) = (trimmed.matches('(').count(), trimmed.matches(')').count());
-        run = match open.cmp(&close) {
-            std::cmp::Ordering::Greater if trimmed.starts_with('(') => &trimmed[1..],
-            std::cmp::Ordering::Less if trimmed.ends_with(')') => &trimmed[..trimmed.len() - 1],
+        rest = rest.trim_matches(' ');
+        rest = match open.cmp(&close) {
+            std::cmp::Ordering::Greater if rest.starts_with('(') => {
+                open -= 1;
+                &rest[1..]
+            }
+            std::cmp::Ordering::Less if rest.ends_with(')') => {
+                close -= 1;
+                &rest[..rest.len() - 1]
+            }
             // A full stop may stand after the parenthesis.
-            std::cmp::Ordering::Less if trimmed.ends_with('.') => &trimmed[..trimmed.len() - 1],
-            _ => return trimmed,
+            std::cmp::Ordering::Less if rest.ends_with('.') => &rest[..rest.len() - 1],
+            _ => return rest,
         };
     }
 }
@@ -207,6 +214,13 @@ pub(super) fn words(text: &str) -> Vec<String> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_long_run_of_parentheses_is_read_once() {
+        // Quadratic, this would take minutes.
+        let run = "(".repeat(1 << 20);
+        assert_eq!(balanced(&run), "");
+    }
 
     #[test]
     fn arithmetic_is_found() {

@@ -1,8 +1,11 @@
 //! API keys at the door.
 
-use domain::{Clock, ExposeSecret, SystemClock, SystemIds, page::PageRequest};
+use domain::{Clock, ExposeSecret, Problem, SystemClock, SystemIds, page::PageRequest};
 use kit::TestDb;
-use tenancy::keys::{self, KeyHasher, KeyKind, NewKey, Scope};
+use tenancy::{
+    keys::{self, KeyHasher, KeyKind, NewKey, Scope},
+    tenants,
+};
 
 fn new_key(name: &str) -> NewKey {
     NewKey { name: name.into(), scopes: vec![Scope::Chat], agents: None, external_user_id: None, expires_at: None }
@@ -48,4 +51,28 @@ async fn a_stranger_can_neither_list_nor_revoke_a_key() {
     let mut tx = bob.begin().await.unwrap();
     assert!(matches!(keys::revoke(&mut tx, key.id, now).await, Err(keys::KeyError::NotFound)));
     assert_eq!(keys::list(&mut tx, PageRequest::default()).await.unwrap().data, []);
+}
+
+#[tokio::test]
+async fn what_a_key_and_a_tenant_list_is_bounded() {
+    let db = TestDb::start().await;
+    let hasher = KeyHasher::new(&kit::master_key());
+    let ada = db.tenant("ada").await;
+    let mut tx = ada.begin().await.unwrap();
+    let now = SystemClock.now();
+    let twice = NewKey { scopes: vec![Scope::Chat, Scope::RunsRead, Scope::Chat], ..new_key("twice") };
+    let (key, _) = keys::mint(&mut tx, &hasher, KeyKind::Live, twice, &SystemIds, now).await.unwrap();
+    assert_eq!(key.scopes, [Scope::Chat, Scope::RunsRead]);
+    for (agents, fits) in [(100, true), (101, false)] {
+        let agents = Some((0..agents).map(|_| domain::AgentId::new(&SystemIds)).collect());
+        let new = NewKey { agents, ..new_key("bound") };
+        let minted = keys::mint(&mut tx, &hasher, KeyKind::Live, new, &SystemIds, now).await;
+        assert_eq!(minted.err().map(|error| error.code()), (!fits).then_some("api_key.too_many_agents"));
+    }
+    for (bytes, fits) in [(200, true), (201, false)] {
+        let settings = tenants::Settings { default_model: Some("m".repeat(bytes)), ..Default::default() };
+        let change = tenants::TenantChange { settings: Some(settings), ..Default::default() };
+        let changed = tenants::update(&mut tx, change).await;
+        assert_eq!(changed.err().map(|error| error.code()), (!fits).then_some("tenant.bad_default_model"));
+    }
 }

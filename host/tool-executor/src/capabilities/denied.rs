@@ -9,6 +9,7 @@ use wasmtime_wasi_http::{
 
 use crate::{
     bindings::{belljar::tool::secrets, wasi::keyvalue::store},
+    capabilities::NAME_BYTES_MAX,
     sandbox::Sandbox,
 };
 
@@ -81,14 +82,17 @@ impl WasiHttpView for Sandbox {
 }
 
 impl secrets::Host for Sandbox {
-    fn get(&mut self, name: String) -> wasmtime::Result<Result<String, secrets::Error>> {
+    fn get(&mut self, mut name: String) -> wasmtime::Result<Result<String, secrets::Error>> {
+        self.meter.handled(name.len());
+        name.truncate(name.floor_char_boundary(NAME_BYTES_MAX));
         self.denials.note(Grant::Secrets);
         Ok(Err(secrets::Error::Denied(name)))
     }
 }
 
 impl store::Host for Sandbox {
-    fn open(&mut self, _identifier: String) -> wasmtime::Result<Result<Resource<store::Bucket>, store::Error>> {
+    fn open(&mut self, identifier: String) -> wasmtime::Result<Result<Resource<store::Bucket>, store::Error>> {
+        self.meter.handled(identifier.len());
         self.denials.note(Grant::KeyValue);
         Ok(Err(store::Error::AccessDenied))
     }

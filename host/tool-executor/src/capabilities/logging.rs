@@ -138,6 +138,7 @@ pub(crate) fn locked(log: &SharedLog) -> MutexGuard<'_, Log> {
 
 impl logging::Host for Sandbox {
     fn log(&mut self, level: logging::Level, context: String, message: String) -> wasmtime::Result<()> {
+        self.meter.handled(context.len() + message.len());
         let level = match level {
             logging::Level::Trace => "trace",
             logging::Level::Debug => "debug",

@@ -182,6 +182,52 @@ async fn host_calls_yield_like_any_other_work() {
     assert!(finished.receipt.fuel_used >= 1_000 * finished.receipt.host_call_count, "{:?}", finished.receipt);
 }
 
+/// A tool whose `run` asks for a config value again and again, with a key of so many bytes, in code without a loop.
+fn straight_code(key_bytes: u32) -> bytes::Bytes {
+    let config = r#"(component
+      (import "wasi:config/store@0.2.0-rc.1" (instance $config
+        (type $e (variant (case "upstream" string) (case "io" string)))
+        (export "error" (type $error (eq $e)))
+        (export "get" (func (param "key" string) (result (result (option string) (error $error)))))))
+      (core module $libc
+        (memory (export "memory") 8)
+        (func (export "realloc") (param i32 i32 i32 i32) (result i32) (unreachable)))
+      (core instance $libc (instantiate $libc))
+      (alias core export $libc "memory" (core memory $shared))
+      (alias core export $libc "realloc" (core func $never))
+      (core func $get (canon lower (func $config "get") (memory $shared) (realloc $never)))"#;
+    let memory = r#"(import "libc" "memory" (memory 8))
+      (import "libc" "get" (func $get (param i32 i32 i32)))
+      (export "memory" (memory 0))"#;
+    let libc = r#"(core instance $main (instantiate $main
+      (with "libc" (instance (export "memory" (memory $shared)) (export "get" (func $get))))"#;
+    let get = format!("(call $get (i32.const 0x10000) (i32.const {key_bytes}) (i32.const 0x800))\n");
+    let text = wat_text("multi_memory")
+        .replacen("(component", config, 1)
+        .replace(r#"(memory (export "memory") 1)"#, memory)
+        .replace("(core instance $main (instantiate $main", libc)
+        .replace("(loop $more", &(get.repeat(3_000) + "(loop $more"));
+    wat::parse_str(text).unwrap().into()
+}
+
+/// Compiled code looks for a yield where a loop or a function begins: code without either may not keep its thread.
+#[tokio::test]
+async fn straight_code_cannot_call_the_host_for_ever() {
+    let jar = Jar::new();
+    let fuel = 10_000_000;
+    for (key_bytes, code, host_calls_max) in
+        [(5, "limit.host_calls", 400), (200_000, "limit.fuel", 60), (300_000, "limit.abi", 1)]
+    {
+        let artifact = jar.inspect(straight_code(key_bytes)).await.artifact;
+        let limits = Limits { fuel, deadline_ms: 60_000, ..Limits::DEFAULT };
+        let finished = jar.call(tool_api::ToolCall { limits, ..call(artifact, "run", json!({})) }).await;
+        assert_eq!(finished.outcome.code.as_deref(), Some(code), "{key_bytes}: {finished:?}");
+        let receipt = finished.receipt;
+        assert!(receipt.host_call_count <= host_calls_max, "{key_bytes}: {receipt:?}");
+        assert!(receipt.fuel_used >= 1_000 * receipt.host_call_count, "{key_bytes}: {receipt:?}");
+    }
+}
+
 #[tokio::test]
 async fn fuel_is_exact() {
     let jar = Jar::new();

@@ -231,7 +231,7 @@ async fn a_bound_key_reaches_only_its_agent_and_its_user() {
     let ids = |list: Value| list["data"].as_array().unwrap().iter().map(|row| row["id"].clone()).collect::<Vec<_>>();
     assert_eq!(ids(bound.get("/v1/runs").await.ok()), [run]);
     assert_eq!(ids(bound.get("/v1/conversations").await.ok()), [made["id"].clone(), conversation]);
-    assert_eq!(ids(bound.get("/v1/agents").await.ok()), [agent.clone()]);
+    assert_eq!(ids(bound.get("/v1/agents").await.ok()), std::slice::from_ref(&agent));
     assert_eq!(
         ids(bound.get("/v1/agents?limit=1").await.ok()),
         [agent],
