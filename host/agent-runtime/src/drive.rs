@@ -9,33 +9,24 @@ use std::{
     time::Duration,
 };
 
-use agent_config::{
-    agents::{Agent, ModelChoice},
-    provider_keys::{self, OpenedKey, ProviderKind},
-    revisions,
-};
-use async_trait::async_trait;
-use billing_meter::prices::{self, PriceBook};
-use conversation_store::messages;
+use agent_config::agents::Agent;
+use billing_meter::prices::PriceBook;
 use domain::{Amount, CallId, Kind, MessageId, Money, Problem, RunId, message::Role, nul};
 use futures::{StreamExt, stream};
-use model_providers::{
-    Endpoint, EndpointKind, Message, ModelEvent, ModelProvider, ModelRef, ModelRequest, ModelStream, ProviderError,
-    Usage, retry, tokens,
-};
-use serde_json::{Map, Value, json};
-use tenancy::{Tenant, TenantTx, tenants};
+use model_providers::{Message, ModelEvent, ModelRef, ModelRequest, ProviderError, Usage, retry, tokens};
+use serde_json::{Value, json};
+use tenancy::Tenant;
 use tokio::{sync::OwnedSemaphorePermit, time::Instant};
 use tool_api::CallContext;
 
 use crate::{
     AgentRuntime, Live,
-    calls::{self, CALLS_AT_ONCE, CallResult, Functions, NamedCall},
+    calls::{self, CALLS_AT_ONCE, CallResult, NamedCall},
     commit::{self, Bill, StepDone, Writer},
-    context::{self, INPUT_TOKENS_DEFAULT, WINDOW_MESSAGES_MAX},
-    events::{self, EventCursor, NewEvent},
+    events::NewEvent,
     feed::Feed,
-    runs::{self, End, Run, RunError, RunUsage, StopReason},
+    load::{Loaded, input_tokens, load, request},
+    runs::{self, End, RunError, RunUsage, StopReason},
     step::{self, AskedCall, Next},
     tool_calls::BilledReceipt,
 };
@@ -49,31 +40,6 @@ const CALL_BEFORE_DEADLINE: Duration = Duration::from_millis(250);
 const COMMIT_TRIES: u32 = 5;
 /// Between two of them.
 const COMMIT_PAUSE: Duration = Duration::from_secs(1);
-
-/// Everything a run needs, read once.
-struct Loaded {
-    run: Run,
-    agent: Agent,
-    functions: Functions,
-    specs: Vec<domain::message::FunctionSpec>,
-    book: PriceBook,
-    candidates: Result<Vec<Candidate>, ProviderError>,
-    /// `None`: longer than it may be.
-    system: Option<String>,
-    /// Tokens of the system prompt and the functions.
-    fixed_tokens: u64,
-    messages: Vec<Message>,
-    /// Tokens of each message, once counted.
-    counts: Vec<Option<u64>>,
-}
-
-/// A model that may answer.
-struct Candidate {
-    model: ModelRef,
-    provider: Arc<dyn ModelProvider>,
-    /// The provider as the price book names it.
-    billed: String,
-}
 
 /// What a model said, whole or cut.
 struct Reply {
@@ -373,43 +339,6 @@ fn counted(request: &ModelRequest, reply: &Reply) -> Usage {
     }
 }
 
-fn request(turn: &mut Loaded) -> Result<ModelRequest, End> {
-    let too_large = |words: String| End::failed(StopReason::Error, "context.too_large", words);
-    let system = turn.system.clone().ok_or_else(|| {
-        too_large(format!(
-            "the system prompt, filled from `context`, has more than {} bytes",
-            context::SYSTEM_BYTES_MAX
-        ))
-    })?;
-    let roles: Vec<Role> = turn.messages.iter().map(|message| message.role).collect();
-    turn.counts.resize(roles.len(), None);
-    let (messages, counts) = (&turn.messages, &mut turn.counts);
-    let count = |index: usize| *counts[index].get_or_insert_with(|| tokens::count_message(&messages[index]));
-    let start = context::window(&roles, turn.fixed_tokens, input_tokens(&turn.agent), count)
-        .map_err(|error| too_large(error.to_string()))?;
-    Ok(ModelRequest {
-        model: ModelRef::new("", ""),
-        system,
-        messages: turn.messages[start..].to_vec(),
-        functions: turn.specs.clone(),
-        temperature: None,
-        max_output_tokens: None,
-        options: Map::new(),
-    })
-}
-
-fn input_tokens(agent: &Agent) -> u64 {
-    u64::from(agent.spec.context.max_input_tokens.unwrap_or(INPUT_TOKENS_DEFAULT))
-}
-
-/// Bytes of each of a step's results that the model reads: together they fill half of its window, at about four bytes a
-/// token. The whole answer stays with the call.
-fn result_bytes(agent: &Agent, calls: usize) -> usize {
-    const LEAST: usize = 1024;
-    let half = usize::try_from(input_tokens(agent).saturating_mul(2)).unwrap_or(usize::MAX);
-    (half / calls.max(1)).max(LEAST)
-}
-
 /// Runs a step's calls side by side. When the run must stop, the calls that run are dropped, which ends them.
 async fn call_all(
     runtime: &AgentRuntime,
@@ -562,116 +491,10 @@ fn writer<'w>(runtime: &'w AgentRuntime, turn: &'w Loaded) -> Writer<'w> {
     }
 }
 
-/// One read transaction. Also gives the data of the run's first event.
-async fn load(
-    runtime: &AgentRuntime,
-    tenant: &Tenant,
-    id: RunId,
-    started: Option<Value>,
-) -> Result<(Loaded, Value), RunError> {
-    let mut tx = tenant.begin().await?;
-    let run = runs::get(&mut tx, id).await?.ok_or(RunError::NotFound)?;
-    let agent = revisions::pinned(&mut tx, run.agent_id, run.revision).await?;
-    let mut functions = revisions::functions(&mut tx, run.agent_id, run.revision).await?;
-    // A plan may have become smaller since the revision was published.
-    let ceiling = tenants::get(&mut tx).await?.plan.tool_limits;
-    functions.iter_mut().for_each(|function| function.limits = function.limits.min(ceiling));
-    let book = prices::current(&mut tx).await?;
-    let window = messages::newest(&mut tx, run.conversation_id, WINDOW_MESSAGES_MAX).await?;
-    let candidates = candidates(runtime, &mut tx, &agent).await?;
-    let started = match started {
-        Some(started) => started,
-        None => {
-            let first = events::read(&mut tx, id, EventCursor::default()).await?.into_iter().next();
-            first.map(|event| event.data).unwrap_or_default()
-        }
-    };
-    drop(tx);
-    let system = context::fill(&agent.spec.system_prompt, &run.private.context);
-    let specs: Vec<_> = functions.iter().map(|function| function.spec.clone()).collect();
-    let loaded = Loaded {
-        fixed_tokens: fixed_tokens(system.clone().unwrap_or_default(), specs.clone()).await,
-        system,
-        specs,
-        functions: Functions::new(functions),
-        messages: window.into_iter().map(|message| Message { role: message.role, parts: message.parts }).collect(),
-        counts: Vec::new(),
-        run,
-        agent,
-        book,
-        candidates,
-    };
-    Ok((loaded, started))
-}
-
-/// Functions may have megabytes of schemas: counting them is no work for a thread that others wait for.
-async fn fixed_tokens(system: String, functions: Vec<domain::message::FunctionSpec>) -> u64 {
-    let request = ModelRequest {
-        model: ModelRef::new("", ""),
-        system,
-        messages: Vec::new(),
-        functions,
-        temperature: None,
-        max_output_tokens: None,
-        options: Map::new(),
-    };
-    // It ends only with the process, or by a panic of the tokenizer: then nothing is taken for fixed.
-    tokio::task::spawn_blocking(move || tokens::count_request(&request)).await.unwrap_or(0)
-}
-
-/// The agent's models in order, each behind its own provider. The tenant's key goes before the platform's.
-async fn candidates(
-    runtime: &AgentRuntime,
-    tx: &mut TenantTx,
-    agent: &Agent,
-) -> Result<Result<Vec<Candidate>, ProviderError>, RunError> {
-    let parts = &runtime.0.parts;
-    let mut candidates = Vec::new();
-    for choice in std::iter::once(&agent.spec.model).chain(&agent.spec.fallback_models) {
-        let model = match &choice.provider {
-            Some(provider) => ModelRef::new(provider, &choice.name),
-            None => ModelRef::parse(&choice.name),
-        };
-        let own = provider_keys::open(tx, &parts.master_key, &model.provider).await?.map(endpoint);
-        let billed = match &own {
-            Some(_) => prices::own_key(&model.provider),
-            None => model.provider.clone(),
-        };
-        match parts.providers.open(&model.provider, own) {
-            Ok(inner) => {
-                let provider = Arc::new(Tuned { inner, choice: choice.clone() });
-                candidates.push(Candidate { model, provider, billed });
-            }
-            Err(error) => return Ok(Err(error)),
-        }
-    }
-    Ok(Ok(candidates))
-}
-
-fn endpoint(key: OpenedKey) -> Endpoint {
-    let kind = match key.kind {
-        ProviderKind::Openai => EndpointKind::Openai,
-        ProviderKind::OpenaiCompatible => EndpointKind::OpenaiCompatible,
-    };
-    Endpoint { kind, base_url: key.base_url, api_key: key.api_key, trusted: false }
-}
-
-/// A provider that is asked with one choice's settings.
-struct Tuned {
-    inner: Arc<dyn ModelProvider>,
-    choice: ModelChoice,
-}
-
-#[async_trait]
-impl ModelProvider for Tuned {
-    async fn stream(&self, request: &ModelRequest) -> Result<ModelStream, ProviderError> {
-        let ModelChoice { temperature, max_output_tokens, options, .. } = &self.choice;
-        let tuned = ModelRequest {
-            temperature: *temperature,
-            max_output_tokens: *max_output_tokens,
-            options: options.clone(),
-            ..request.clone()
-        };
-        self.inner.stream(&tuned).await
-    }
+/// Bytes of each of a step's results that the model reads: together they fill half of its window, at about four bytes a
+/// token. The whole answer stays with the call.
+fn result_bytes(agent: &Agent, calls: usize) -> usize {
+    const LEAST: usize = 1024;
+    let half = usize::try_from(input_tokens(agent).saturating_mul(2)).unwrap_or(usize::MAX);
+    (half / calls.max(1)).max(LEAST)
 }

@@ -12,6 +12,7 @@ mod direct;
 mod drive;
 pub mod events;
 mod feed;
+mod load;
 pub mod runs;
 mod start;
 mod step;
