@@ -106,8 +106,8 @@ impl Admission {
     }
 
     /// Inspects a version that is compiling and writes what it turned out to be; one that is under way already is told
-    /// as it is. When this future is dropped, or the
-    /// process dies, the version stays compiling until its claim has passed and `recover_one` finds it.
+    /// as it is. When this future is dropped, or the process dies, the version stays compiling until its claim has passed
+    /// and `recover_one` finds it.
     pub async fn finish(&self, tenant: &Tenant, tool: &ToolName, hash: ArtifactHash) -> Result<ToolVersion, ToolError> {
         let mut tx = tenant.begin().await?;
         let id = tools::id(&mut tx, tool).await?;
