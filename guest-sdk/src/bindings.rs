@@ -1,12 +1,19 @@
 //! The contract as code: what a component imports and exports. Only wasm has it.
 
+mod http;
+mod kv;
+
 use crate::context::Context;
 use crate::log::Level;
 use crate::tool::Toolbox;
 use crate::{Answer, Content, config, secrets};
-use generated::belljar::tool as imports;
-use generated::exports::belljar::tool::toolbox;
+// `wit` holds more than one version of the contract, so each has its number in its name.
+use generated::belljar::tool1_0_0 as imports;
+use generated::exports::belljar::tool1_0_0::toolbox;
 use generated::wasi::{config::store, logging::logging};
+
+pub(crate) use http::{Body, http};
+pub(crate) use kv::{Bucket, open};
 
 #[doc(hidden)]
 pub mod generated {
@@ -80,6 +87,10 @@ fn config_error(error: store::Error) -> config::Error {
 
 pub(crate) fn secret(name: &str) -> Result<String, secrets::Denied> {
     imports::secrets::get(name).map_err(|imports::secrets::Error::Denied(words)| secrets::Denied(words))
+}
+
+pub(crate) fn progress(percent: Option<u8>, text: &str) {
+    imports::progress::report(percent, text);
 }
 
 pub(crate) fn log(level: Level, context: &str, message: &str) {

@@ -71,9 +71,12 @@
 //!
 //! # The call and its grants
 //!
-//! [`context::get`] tells who is calling, [`config`] and [`secrets`] read what the agent's owner granted, and [`log`]
-//! writes lines into the call's receipt. Natively, in `cargo test`, they all answer from a [`testing::Call`].
-//! A tool sees no environment, file or network unless it is granted one.
+//! [`context::get`] tells who is calling; [`http`] sends requests, [`kv`] stores values, [`config`] and [`secrets`] read
+//! what the agent's owner granted; [`log`] writes lines into the call's receipt, and [`progress`] tells whoever follows
+//! the run. Natively, in `cargo test`, they all answer from a [`testing::Call`]. [`toolbox!`] says what a tool requires.
+//!
+//! A tool sees no environment, file or network unless it is granted one. With a grant of `scratch_bytes`, `/scratch` is
+//! an empty directory for `std::fs` that lives as long as the call.
 
 mod answer;
 mod args;
@@ -82,7 +85,10 @@ mod bindings;
 pub mod config;
 pub mod context;
 mod error;
+pub mod http;
+pub mod kv;
 pub mod log;
+pub mod progress;
 pub mod secrets;
 #[cfg(not(target_family = "wasm"))]
 pub mod testing;
@@ -101,27 +107,57 @@ pub use tool::Tool;
 
 /// Exports functions that carry [`#[tool]`](macro@tool) as the toolbox of this component; once per crate.
 ///
-/// `requires` says what the tool needs to be useful, as JSON in the shape of an agent's grants, without values and with
-/// a reason each.
+/// `requires` says what the tool needs to be useful: the grants of a binding, without values and with a reason each. It
+/// is shown at upload, and a binding can take it whole with `"grants": "as_requested"`. What no grant could be does not
+/// compile.
 ///
 /// ```
-/// use belljar_tool::{config, tool, toolbox};
+/// use belljar_tool::{Result, config, http, kv, tool, toolbox};
 ///
-/// /// The unit that this agent works in.
+/// /// The weather of a place.
 /// #[tool]
-/// fn unit() -> belljar_tool::Result<String> {
-///     Ok(config::get("unit")?.unwrap_or("metre".into()))
+/// fn weather(place: String) -> Result<String> {
+///     let unit = config::get("unit")?.unwrap_or("celsius".into());
+///     let url = http::Request::get("https://api.weather.example/v1/now").query("place", &place).query("unit", &unit);
+///     let weather = url.send()?.success()?.text()?;
+///     kv::open("seen/{external_user_id}")?.set(&place, &weather)?;
+///     Ok(weather)
 /// }
 ///
-/// toolbox! {
-///     requires: r#"{"config": {"unit": {"reason": "lengths are answered in this unit"}}}"#;
-///     unit
-/// }
+/// toolbox!(weather; requires = {
+///     http: [{
+///         host: "api.weather.example",
+///         methods: ["GET"],
+///         paths: ["/v1"],
+///         headers: [{ name: "Authorization", secret: "weather_key", format: "Bearer {}" }],
+///         reason: "the weather comes from there",
+///     }],
+///     key_value: [{
+///         namespace: "seen/{external_user_id}",
+///         access: "write",
+///         reason: "remembers what each user was told",
+///     }],
+///     config: { unit: "`celsius` or `fahrenheit`" },
+/// });
+/// ```
+///
+/// There are also `secrets: [{ name, reason }]` for secrets that the tool reads itself, and
+/// `scratch_bytes: { bytes, reason }` for a directory `/scratch`; a host of `http` may have `query`, `basic`,
+/// `idempotency_header` and `plain_http` too, as a grant has.
+///
+/// ```compile_fail
+/// # use belljar_tool::{tool, toolbox};
+/// # /// Does nothing.
+/// # #[tool]
+/// # fn nothing() {}
+/// toolbox!(nothing; requires = { http: [{ host: "api.weather.example" }] }); // Nobody is told why.
 /// ```
 #[macro_export]
 macro_rules! toolbox {
-    (requires: $requires:expr; $($function:path),+ $(,)?) => {
-        $crate::toolbox!(@ ::core::option::Option::Some($requires); $($function),+);
+    ($($function:path),+ $(,)?; requires = { $($requires:tt)* } $(;)?) => {
+        $crate::toolbox!(
+            @ ::core::option::Option::Some($crate::__private::requires! { $($requires)* }); $($function),+
+        );
     };
     ($($function:path),+ $(,)?) => {
         $crate::toolbox!(@ ::core::option::Option::None; $($function),+);
@@ -169,6 +205,7 @@ pub mod __private {
     #[cfg(target_family = "wasm")]
     pub use crate::bindings::generated as bindings;
     pub use crate::tool::{Function, Toolbox};
+    pub use belljar_tool_macros::requires;
     pub use schemars;
     pub use serde;
 }

@@ -2,13 +2,13 @@
 
 use crate::host;
 
-/// No grant names this secret.
+/// No grant names this secret, or it is not stored as readable.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Denied(pub(crate) String);
 
 impl std::fmt::Display for Denied {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "the secret cannot be read: {}", self.0)
+        write!(f, "denied: {}; add the secret to the binding's secrets grants, and store it as readable", self.0)
     }
 }
 

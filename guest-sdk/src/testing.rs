@@ -1,11 +1,26 @@
 //! A call without a host: natively, everything that a tool asks for is answered by the [`Call`] it runs in.
 
+mod key_value;
+
 use crate::context::Context;
+use crate::http::{Request, Response};
 use crate::log::Level;
-use crate::{Answer, Tool, config, secrets};
+use crate::{Answer, Tool, config, http, secrets};
 use std::cell::RefCell;
 use std::collections::BTreeMap;
+use std::fmt;
 use std::rc::Rc;
+
+pub(crate) use key_value::{Bucket, open};
+
+/// A response's body in a test.
+pub(crate) type Body = std::io::Cursor<Vec<u8>>;
+
+/// What answers the requests of a test.
+type Server = Rc<dyn Fn(&Request) -> Result<Response, http::Error>>;
+
+/// By key.
+type Entries = BTreeMap<String, Vec<u8>>;
 
 /// A line that a tool logged.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -39,16 +54,34 @@ pub struct Logged {
 /// let answer = call.call::<greet>(r#"{"name": "Ada", "age": 36}"#);
 /// assert!(answer.is_error, "`age` is no parameter");
 /// ```
-#[derive(Debug, Clone)]
+#[derive(Clone)]
 pub struct Call {
     context: Context,
     config: BTreeMap<String, String>,
     secrets: BTreeMap<String, String>,
-    logs: Rc<RefCell<Vec<Logged>>>,
+    server: Option<Server>,
+    /// Whether each may be written.
+    namespaces: BTreeMap<String, bool>,
+    entries: Rc<RefCell<BTreeMap<String, Entries>>>,
+    told: Rc<RefCell<Told>>,
+}
+
+/// What a tool told its host.
+#[derive(Debug, Default)]
+struct Told {
+    logs: Vec<Logged>,
+    progress: Vec<(Option<u8>, String)>,
+    requests: Vec<Request>,
 }
 
 thread_local! {
     static CURRENT: RefCell<Option<Call>> = const { RefCell::new(None) };
+}
+
+impl fmt::Debug for Call {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Call").field("context", &self.context).field("told", &self.told).finish_non_exhaustive()
+    }
 }
 
 impl Default for Call {
@@ -73,7 +106,10 @@ impl Call {
             },
             config: BTreeMap::new(),
             secrets: BTreeMap::new(),
-            logs: Rc::default(),
+            server: None,
+            namespaces: BTreeMap::new(),
+            entries: Rc::default(),
+            told: Rc::default(),
         }
     }
 
@@ -120,6 +156,42 @@ impl Call {
         self
     }
 
+    /// Grants every host, and answers its requests: a panic of `server` fails the test, an error is one of the network.
+    ///
+    /// ```
+    /// use belljar_tool::{http, testing::Call};
+    ///
+    /// let call = Call::new().http(|request| match request.url() {
+    ///     "https://example.com/" => Ok(http::Response::new(200).with_header("X-Age", "3").with_body("hello")),
+    ///     _ => Err(http::Error::Failed("the host refuses connections".into())),
+    /// });
+    /// let answer = call.run(|| http::get("https://example.com/")).unwrap();
+    /// assert_eq!((answer.status(), answer.header("x-age")), (200, Some("3")));
+    /// assert!(call.run(|| http::get("https://other.example/")).is_err());
+    /// ```
+    pub fn http(mut self, server: impl Fn(&Request) -> Result<Response, http::Error> + 'static) -> Self {
+        self.server = Some(Rc::new(server));
+        self
+    }
+
+    /// Grants a namespace of the key-value store, to read and write.
+    pub fn key_value(mut self, namespace: impl Into<String>) -> Self {
+        self.namespaces.insert(namespace.into(), true);
+        self
+    }
+
+    /// Grants a namespace of the key-value store, to read.
+    pub fn key_value_read(mut self, namespace: impl Into<String>) -> Self {
+        self.namespaces.insert(namespace.into(), false);
+        self
+    }
+
+    /// Puts an entry into a namespace.
+    pub fn entry(self, namespace: impl Into<String>, key: impl Into<String>, value: impl Into<Vec<u8>>) -> Self {
+        self.entries.borrow_mut().entry(namespace.into()).or_default().insert(key.into(), value.into());
+        self
+    }
+
     /// Runs `f` in this call, on this thread.
     pub fn run<T>(&self, f: impl FnOnce() -> T) -> T {
         struct Restore(Option<Call>);
@@ -139,7 +211,22 @@ impl Call {
 
     /// Everything that was logged in this call so far.
     pub fn logs(&self) -> Vec<Logged> {
-        self.logs.borrow().clone()
+        self.told.borrow().logs.clone()
+    }
+
+    /// Every report of progress so far.
+    pub fn progress(&self) -> Vec<(Option<u8>, String)> {
+        self.told.borrow().progress.clone()
+    }
+
+    /// Every request that was sent so far.
+    pub fn requests(&self) -> Vec<Request> {
+        self.told.borrow().requests.clone()
+    }
+
+    /// What is in a namespace now, by key.
+    pub fn entries(&self, namespace: &str) -> BTreeMap<String, Vec<u8>> {
+        self.entries.borrow().get(namespace).cloned().unwrap_or_default()
     }
 }
 
@@ -164,5 +251,19 @@ pub(crate) fn secret(name: &str) -> Result<String, secrets::Denied> {
 }
 
 pub(crate) fn log(level: Level, context: &str, message: &str) {
-    current().logs.borrow_mut().push(Logged { level, context: context.into(), message: message.into() });
+    let line = Logged { level, context: context.into(), message: message.into() };
+    current().told.borrow_mut().logs.push(line);
+}
+
+pub(crate) fn progress(percent: Option<u8>, text: &str) {
+    current().told.borrow_mut().progress.push((percent, text.into()));
+}
+
+pub(crate) fn http(request: Request) -> Result<Response, http::Error> {
+    request.parts()?;
+    let call = current();
+    let server = call.server.ok_or_else(|| request.denied())?;
+    let response = server(&request);
+    call.told.borrow_mut().requests.push(request);
+    response
 }

@@ -1,7 +1,7 @@
 //! What `#[tool]` promises, as a tool author meets it.
 
 use belljar_tool::testing::Call;
-use belljar_tool::{Answer, Content, Tool, config, context, log, tool, toolbox};
+use belljar_tool::{Answer, Content, Tool, config, context, http, kv, log, tool, toolbox};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
@@ -84,10 +84,7 @@ struct Sizes {
     height: usize,
 }
 
-toolbox! {
-    requires: r#"{"config": {"end": {"reason": "the last word"}}}"#;
-    sell, say_again, deep::nothing, deep::number, parts,
-}
+toolbox!(sell, say_again, deep::nothing, deep::number, parts; requires = { config: { end: "the last word" } });
 
 fn schema(text: String) -> Value {
     serde_json::from_str(&text).expect("a schema is JSON")
@@ -168,4 +165,41 @@ fn a_call_is_seen_only_inside_its_run() {
     let logs = call.logs();
     assert_eq!((logs[0].level, logs[0].message.as_str()), (log::Level::Warn, "ha x 5"));
     assert_eq!(context::get().external_user_id, None);
+}
+
+#[test]
+fn what_is_not_granted_is_denied_as_the_host_does() {
+    let call = Call::new().key_value_read("seen").entry("seen", "a", "1").entry("hidden", "b", "2");
+    call.run(|| {
+        assert_eq!(
+            http::get("https://example.com/x?key=1").unwrap_err().to_string(),
+            concat!("denied: add the host to the binding's http grants: GET https://example.com/x")
+        );
+        assert_eq!(kv::open("hidden").unwrap_err(), kv::Error::Denied);
+        let seen = kv::open("").unwrap();
+        assert_eq!(seen.get_text("a"), Ok(Some("1".into())));
+        assert_eq!(seen.set("a", "2"), Err(kv::Error::Denied));
+        assert_eq!(seen.increment("a", 1), Err(kv::Error::Denied));
+        assert_eq!(seen.delete("a"), Err(kv::Error::Denied));
+    });
+    assert!(call.requests().is_empty());
+}
+
+#[test]
+fn a_store_keeps_what_is_written() {
+    let call = Call::new().key_value("n");
+    call.run(|| {
+        let store = kv::open("n").unwrap();
+        for key in ["c", "a", "e", "b", "d"] {
+            store.set_json(key, &vec![key]).unwrap();
+        }
+        store.delete("b").unwrap();
+        assert_eq!(store.keys().collect::<Result<Vec<_>, _>>().unwrap(), ["a", "c", "d", "e"]);
+        assert_eq!(store.get_json::<Vec<String>>("a"), Ok(Some(vec!["a".into()])));
+        assert!(matches!(store.get_json::<u32>("a"), Err(kv::Error::Unreadable(_))));
+        assert_eq!(store.get_many(&["d", "b"]), Ok(vec![Some(br#"["d"]"#.to_vec()), None]));
+        assert_eq!((store.exists("b"), store.increment("n", 2), store.increment("n", 3)), (Ok(false), Ok(2), Ok(5)));
+        assert!(matches!(store.increment("a", 1), Err(kv::Error::Failed(_))));
+    });
+    assert_eq!(call.entries("n").len(), 5);
 }

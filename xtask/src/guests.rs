@@ -1,5 +1,7 @@
 //! Components: the example tools, and the guests of the tests.
 
+mod languages;
+
 use std::{
     fs,
     path::{Path, PathBuf},
@@ -13,7 +15,13 @@ use crate::{
     workspace::{Workspace, output},
 };
 
-/// All components.
+/// All components, those in other languages too.
+pub(crate) fn build_all(workspace: &Workspace) -> Result<()> {
+    build(workspace)?;
+    languages::build(workspace)
+}
+
+/// All components in Rust.
 pub(crate) fn build(workspace: &Workspace) -> Result<()> {
     build_examples(workspace)?;
     build_in(workspace, "tests/guests")

@@ -3,6 +3,7 @@
 //! May use: private-postgres. Nothing that is slow to build or that has checked SQL: this must run before they do.
 
 mod bench;
+mod fuzz;
 mod guests;
 mod lexer;
 mod postgres;
@@ -24,10 +25,16 @@ cargo xtask COMMAND
   dev [ARGS]         install what is missing, build tools and host, and run `belljar dev ARGS`
   test [ARGS]        install what is missing, build everything, and run every test (ARGS go to the test runner)
   ci                 fmt, tidy, sql --check, clippy, test
-  guests             build the example tools and the tests' guests into target/guests
+  guests [--all]     build the example tools and the tests' guests into target/guests; with --all, those in
+                     JavaScript and Python too
   tidy               compare crate headers with manifests, and look for what has no place where it is
   sql [--check]      write .sqlx again from the migrations; with --check, fail where it differs
-  bench tool-call    measure a fresh sealed call of `calc`
+  bench tool-call    measure a fresh sealed call of `calc` beside other ways to run it
+  bench cold         measure a call of a tool that is compiled and not loaded
+  bench density      measure the memory of two thousand loaded tools
+  bench victim       measure one tenant's calls beside the attack of another, over HTTP
+  fuzz [SECONDS]     run every fuzz target, ten minutes each or as long as it says (needs a nightly compiler)
+  torture [PERCENT]  ten thousand hostile calls and five hundred hostile uploads, or a part of them
 ";
 
 fn main() -> ExitCode {
@@ -52,10 +59,19 @@ fn run(arguments: &[&str]) -> Result<()> {
             prerequisites::wasm_target()?;
             guests::build(&workspace)
         }
+        ["guests", "--all"] => {
+            prerequisites::wasm_target()?;
+            guests::build_all(&workspace)
+        }
         ["tidy"] => tidy::run(&workspace),
         ["sql"] => sql::run(&workspace, sql::Mode::Write),
         ["sql", "--check"] => sql::run(&workspace, sql::Mode::Check),
-        ["bench", "tool-call"] => bench::tool_call(&workspace),
+        ["bench", "tool-call"] => bench::executor(&workspace, "tool_call"),
+        ["bench", "cold"] => bench::executor(&workspace, "cold"),
+        ["bench", "density"] => bench::executor(&workspace, "density"),
+        ["bench", "victim"] => bench::load(&workspace, "victim", &[]),
+        ["fuzz", seconds @ ..] => fuzz::run_all(&workspace, seconds),
+        ["torture", percent @ ..] => bench::load(&workspace, "torture", percent),
         [] | ["help" | "--help" | "-h"] => {
             eprint!("{HELP}");
             Ok(())

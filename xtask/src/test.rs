@@ -11,7 +11,7 @@ use crate::{
 pub(crate) fn all(workspace: &Workspace, arguments: &[&str]) -> Result<()> {
     prerequisites::wasm_target()?;
     prerequisites::postgres()?;
-    guests::build(workspace)?;
+    guests::build_all(workspace)?;
     // The programs too: tests start them. With the tests, so that both are built from the same dependencies.
     run(workspace.cargo().args(["build", "--workspace", "--bins", "--tests"]))?;
     let cluster = postgres::hold_test_cluster(workspace)?;

@@ -1,11 +1,12 @@
-//! The `#[tool]` macro of `belljar-tool`.
+//! The macros of `belljar-tool`.
 //!
-//! Owns: how a Rust function is read as a tool's function.
+//! Owns: how a Rust function is read as a tool's function, and what may stand in `requires`.
 //! May use: proc-macro2, quote, syn.
 //! Never: the contract itself; it names only what `belljar_tool` offers.
 //! Start at: [`macro@tool`].
 
 mod function;
+mod requires;
 
 use proc_macro::TokenStream;
 
@@ -19,4 +20,11 @@ use proc_macro::TokenStream;
 #[proc_macro_attribute]
 pub fn tool(attribute: TokenStream, item: TokenStream) -> TokenStream {
     function::expand(attribute.into(), item.into()).unwrap_or_else(syn::Error::into_compile_error).into()
+}
+
+/// The `requires` of `belljar_tool::toolbox!`, as JSON.
+#[doc(hidden)]
+#[proc_macro]
+pub fn requires(input: TokenStream) -> TokenStream {
+    requires::expand(input.into()).unwrap_or_else(syn::Error::into_compile_error).into()
 }

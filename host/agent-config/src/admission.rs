@@ -2,6 +2,8 @@
 //!
 //! The only part of this crate that commits: an inspection takes seconds, and no transaction is held across it.
 
+mod rows;
+
 use std::{
     collections::HashSet,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
@@ -9,15 +11,15 @@ use std::{
 };
 
 use bytes::Bytes;
-use domain::{Clock, Ids, TenantId, Timestamp, ToolId, ToolName};
+use domain::{Clock, FieldError, Ids, TenantId, ToolId, ToolName};
 use serde_json::json;
-use sqlx::types::Json;
-use tenancy::{Db, Tenant, TenantTx, tenants};
-use tokio::sync::Semaphore;
-use tool_api::{ArtifactHash, Function, InspectError, Inspection, Rejection, ToolInspector};
+use tenancy::{Db, Tenant, tenants};
+use tool_api::{ArtifactHash, InspectError, Inspection, Manifest, Rejection, ToolInspector, Upload};
 
 use crate::{
-    artifacts, json,
+    artifacts::{self, StoredComponent},
+    json, key_value,
+    requires::Requires,
     tools::{self, LABEL_BYTES_MAX, ToolError, ToolVersion, VersionRef, VersionStatus},
 };
 
@@ -25,8 +27,8 @@ use crate::{
 const CLAIM: Duration = Duration::from_secs(60);
 /// How often a claim is renewed while its version waits for its turn and is inspected.
 const RENEWAL: Duration = Duration::from_secs(20);
-/// Inspections at once. Each holds a whole component and its code; those that wait hold a hash.
-const INSPECTIONS_MAX: usize = 2;
+/// Bytes of a manifest as JSON: a description for each of the functions that a tool may have.
+const MANIFEST_BYTES_MAX: usize = 1024 * 1024;
 /// Uploads of one tenant that are inspected by this process or wait for it.
 const WAITING_MAX: usize = 16;
 
@@ -34,7 +36,6 @@ pub struct Admission {
     inspector: Arc<dyn ToolInspector>,
     clock: Arc<dyn Clock>,
     ids: Arc<dyn Ids>,
-    turns: Semaphore,
     under_way: Mutex<HashSet<UnderWay>>,
 }
 
@@ -61,23 +62,25 @@ pub struct Accepted {
 
 impl Admission {
     pub fn new(inspector: Arc<dyn ToolInspector>, clock: Arc<dyn Clock>, ids: Arc<dyn Ids>) -> Self {
-        Self { inspector, clock, ids, turns: Semaphore::new(INSPECTIONS_MAX), under_way: Mutex::default() }
+        Self { inspector, clock, ids, under_way: Mutex::default() }
     }
 
     /// Stores the bytes and a version that is compiling; or finds the version that these bytes already are. A rejected
-    /// one begins again: a newer host may take it.
+    /// one begins again, with its new manifest: a newer host may take it.
     pub async fn accept(
         &self,
         tenant: &Tenant,
         tool: &ToolName,
         component: Bytes,
         label: Option<String>,
+        manifest: Option<Manifest>,
     ) -> Result<Accepted, ToolError> {
         if label.as_ref().is_some_and(|label| {
             label.is_empty() || label.len() > LABEL_BYTES_MAX || label.contains(|c: char| c.is_control())
         }) {
             return Err(ToolError::BadLabel);
         }
+        manifest.as_ref().map_or(Ok(()), check_manifest).map_err(ToolError::BadManifest)?;
         refuse_too_many(&self.under_way(), tenant.id(), WAITING_MAX)?;
         let hash = ArtifactHash::of(&component);
         let now = self.clock.now();
@@ -89,16 +92,16 @@ impl Admission {
             return Err(ToolError::TooLarge { bytes, max: plan.upload_bytes });
         }
         let id = tools::ensure(&mut tx, tool, &*self.ids, now).await?;
-        let new = !again(&mut tx, id, hash, label.as_deref(), now).await?;
+        let new = !rows::again(&mut tx, id, hash, label.as_deref(), manifest.as_ref(), now).await?;
         if new {
-            let (known, stored) = artifacts::stored(&mut tx, hash).await?;
-            if !known {
-                if stored + bytes > plan.storage_bytes {
-                    return Err(ToolError::StorageExceeded { bytes: stored + bytes, max: plan.storage_bytes });
-                }
+            if !artifacts::known(&mut tx, hash).await? {
+                artifacts::check_room(&mut tx, bytes, plan.storage_bytes).await?;
                 artifacts::insert(&mut tx, hash, &component, now).await?;
+                // Entries that were written meanwhile count too. Whoever writes more waits from here to the commit.
+                key_value::lock_usage(&mut tx).await?;
+                artifacts::check_room(&mut tx, 0, plan.storage_bytes).await?;
             }
-            insert(&mut tx, id, hash, label.as_deref(), bytes, now).await?;
+            rows::insert(&mut tx, id, hash, label.as_deref(), manifest.as_ref(), bytes, now).await?;
         }
         let version = tools::version_of(&mut tx, id, hash).await?.ok_or_else(|| missing(tool, hash))?;
         tx.commit().await?;
@@ -123,7 +126,7 @@ impl Admission {
         Ok(true)
     }
 
-    /// Inspects in its turn, and renews the claim until it is settled.
+    /// Inspects, and renews the claim until it is settled.
     async fn inspect(
         &self,
         tenant: &Tenant,
@@ -136,7 +139,7 @@ impl Admission {
             return tools::version_of(&mut tx, tool, hash).await;
         };
         tokio::select! {
-            settled = self.inspect_in_turn(tenant, tool, hash) => settled,
+            settled = self.inspect_and_settle(tenant, tool, hash) => settled,
             failed = self.keep_claim(tenant, tool, hash) => Err(failed),
         }
     }
@@ -147,7 +150,7 @@ impl Admission {
             tokio::time::sleep(RENEWAL).await;
             let renewed = async {
                 let mut tx = tenant.begin().await?;
-                claim(&mut tx, tool, hash, self.clock.now().plus(CLAIM)).await?;
+                rows::claim(&mut tx, tool, hash, self.clock.now().plus(CLAIM)).await?;
                 Ok::<_, ToolError>(tx.commit().await?)
             };
             if let Err(error) = renewed.await {
@@ -156,37 +159,39 @@ impl Admission {
         }
     }
 
-    /// `None`: it was deleted meanwhile.
-    async fn inspect_in_turn(
+    /// The inspector lets uploads take their turns and asks for the bytes when this one's has come. `None`: it was deleted
+    /// meanwhile.
+    async fn inspect_and_settle(
         &self,
         tenant: &Tenant,
         tool: ToolId,
         hash: ArtifactHash,
     ) -> Result<Option<ToolVersion>, ToolError> {
-        // The semaphore is never closed.
-        let _turn = self.turns.acquire().await.map_err(|error| ToolError::NotInspected(error.into()))?;
         let mut tx = tenant.begin().await?;
-        let component = match tools::version_of(&mut tx, tool, hash).await? {
-            Some(version) if version.status == VersionStatus::Compiling => {
-                artifacts::component_by_hash(&mut tx, hash).await?
-            }
+        match tools::version_of(&mut tx, tool, hash).await? {
+            Some(version) if version.status == VersionStatus::Compiling => {}
             settled => return Ok(settled),
-        };
+        }
+        let Some((manifest, first)) = rows::beside(&mut tx, tool, hash).await? else { return Ok(None) };
         drop(tx);
-        let Some(component) = component else { return Ok(None) };
 
-        let verdict = match self.inspector.inspect(component).await {
+        let upload = Upload { tenant: tenant.id(), artifact: hash, manifest, first };
+        let inspected = self.inspector.inspect(upload, &StoredComponent::new(tenant, hash)).await;
+        let verdict = match inspected {
             Ok(inspection) => storable(inspection),
             Err(InspectError::Rejected(rejection)) => Err(rejection),
             Err(InspectError::Failed(cause)) => {
                 let mut tx = tenant.begin().await?;
-                claim(&mut tx, tool, hash, self.clock.now()).await?;
+                if tools::version_of(&mut tx, tool, hash).await?.is_none() {
+                    return Ok(None);
+                }
+                rows::claim(&mut tx, tool, hash, self.clock.now()).await?;
                 tx.commit().await?;
                 return Err(ToolError::NotInspected(cause));
             }
         };
         let mut tx = tenant.begin().await?;
-        settle(&mut tx, tool, hash, verdict).await?;
+        rows::settle(&mut tx, tool, hash, verdict).await?;
         let version = tools::version_of(&mut tx, tool, hash).await?;
         tx.commit().await?;
         Ok(version)
@@ -220,121 +225,29 @@ fn missing(tool: &ToolName, hash: ArtifactHash) -> ToolError {
     ToolError::VersionNotFound { tool: tool.clone(), version: VersionRef::Hash(hash) }
 }
 
-/// What a tool says of itself goes into jsonb, which takes no NUL character.
-fn storable(inspection: Inspection) -> Result<Inspection, Rejection> {
-    let said = json!([inspection.functions, inspection.requires]);
-    match json::nul(&said) {
-        None => Ok(inspection),
-        Some(_) => Err(Rejection::new(
-            "toolbox.bad_function",
-            "a description, a schema or `requires` contains a NUL character; remove it",
-        )),
+fn check_manifest(manifest: &Manifest) -> Result<(), FieldError> {
+    let bytes = json::bytes(manifest);
+    if bytes > MANIFEST_BYTES_MAX {
+        return Err(FieldError::new("", format!("has {bytes} bytes, more than {MANIFEST_BYTES_MAX}; shorten it")));
+    }
+    match json::nul(&json!(manifest)) {
+        None => Ok(()),
+        Some(pointer) => Err(FieldError::new(pointer, "contains a NUL character, which cannot be stored; remove it")),
     }
 }
 
-/// Whether the tool has these bytes already. Then they get the new label, and a rejected version begins again.
-async fn again(
-    tx: &mut TenantTx,
-    tool: ToolId,
-    hash: ArtifactHash,
-    label: Option<&str>,
-    now: Timestamp,
-) -> Result<bool, sqlx::Error> {
-    let updated = sqlx::query!(
-        r#"
-        UPDATE tool_version
-        SET label = coalesce($4, label),
-            status = CASE status WHEN 'rejected' THEN 'compiling' ELSE status END,
-            claimed_until = CASE status WHEN 'rejected' THEN $5 ELSE claimed_until END,
-            rejection_code = NULL,
-            rejection_detail = NULL
-        WHERE tenant_id = $1 AND tool_id = $2 AND hash = $3
-        "#,
-        tx.tenant().uuid(),
-        tool.uuid(),
-        hash.as_bytes(),
-        label,
-        now.plus(CLAIM).offset(),
-    )
-    .execute(tx.conn())
-    .await?;
-    Ok(updated.rows_affected() > 0)
-}
-
-async fn insert(
-    tx: &mut TenantTx,
-    tool: ToolId,
-    hash: ArtifactHash,
-    label: Option<&str>,
-    bytes: i64,
-    now: Timestamp,
-) -> Result<(), sqlx::Error> {
-    sqlx::query!(
-        r#"
-        INSERT INTO tool_version
-            (tenant_id, tool_id, hash, number, label, status, size_bytes, claimed_until, created_at)
-        SELECT $1, $2, $3, coalesce(max(number), 0) + 1, $4, 'compiling', $5, $6, $7
-        FROM tool_version WHERE tenant_id = $1 AND tool_id = $2
-        "#,
-        tx.tenant().uuid(),
-        tool.uuid(),
-        hash.as_bytes().as_slice(),
-        label,
-        bytes,
-        now.plus(CLAIM).offset(),
-        now.offset(),
-    )
-    .execute(tx.conn())
-    .await?;
-    Ok(())
-}
-
-/// Writes the verdict, unless another process has written one.
-async fn settle(
-    tx: &mut TenantTx,
-    tool: ToolId,
-    hash: ArtifactHash,
-    verdict: Result<Inspection, Rejection>,
-) -> Result<(), sqlx::Error> {
-    let none: (Vec<Function>, serde_json::Value) = (Vec::new(), json!({}));
-    let (status, (functions, requires), contract, rejection) = match verdict {
-        Ok(seen) => (VersionStatus::Ready, (seen.functions, seen.requires), Some(seen.contract), None),
-        Err(rejection) => (VersionStatus::Rejected, none, None, Some(rejection)),
-    };
-    sqlx::query!(
-        r#"
-        UPDATE tool_version
-        SET status = $4, functions = $5, requires = $6, contract = $7, rejection_code = $8, rejection_detail = $9
-        WHERE tenant_id = $1 AND tool_id = $2 AND hash = $3 AND status = 'compiling'
-        "#,
-        tx.tenant().uuid(),
-        tool.uuid(),
-        hash.as_bytes(),
-        status.as_str(),
-        Json(&functions) as _,
-        requires,
-        contract,
-        rejection.as_ref().map(|rejection| rejection.code.as_str()),
-        rejection.as_ref().map(|rejection| rejection.detail.replace('\0', "\u{fffd}")),
-    )
-    .execute(tx.conn())
-    .await?;
-    Ok(())
-}
-
-/// Sets until when a compiling version is claimed. In the past, it is taken up again.
-async fn claim(tx: &mut TenantTx, tool: ToolId, hash: ArtifactHash, until: Timestamp) -> Result<(), sqlx::Error> {
-    sqlx::query!(
-        r#"
-        UPDATE tool_version SET claimed_until = $4
-        WHERE tenant_id = $1 AND tool_id = $2 AND hash = $3 AND status = 'compiling'
-        "#,
-        tx.tenant().uuid(),
-        tool.uuid(),
-        hash.as_bytes(),
-        until.offset(),
-    )
-    .execute(tx.conn())
-    .await?;
-    Ok(())
+/// What a tool says of itself goes into jsonb, which takes no NUL character; what it asks for, in the one form of it.
+fn storable(inspection: Inspection) -> Result<Inspection, Rejection> {
+    let said = json!([inspection.functions, inspection.requires]);
+    if json::nul(&said).is_some() {
+        return Err(Rejection::new(
+            "toolbox.bad_function",
+            "a description, a schema or `requires` contains a NUL character; remove it",
+        ));
+    }
+    let requires = Requires::parse(&inspection.requires).map_err(|mistake| {
+        let FieldError { pointer, detail } = mistake;
+        Rejection::new("toolbox.bad_requires", format!("`requires{pointer}` cannot be granted: {detail}"))
+    })?;
+    Ok(Inspection { requires: json!(requires), ..inspection })
 }

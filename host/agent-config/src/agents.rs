@@ -21,6 +21,7 @@ pub use spec::*;
 use crate::{
     bindings::{self, Binding, BindingError},
     revisions,
+    secrets::NamingRight,
     tools::ToolError,
 };
 
@@ -122,6 +123,7 @@ impl Problem for AgentError {
         match self {
             AgentError::Db(error) => error.retry_after_seconds(),
             AgentError::Tool(error) => error.retry_after_seconds(),
+            AgentError::Binding(error) => error.retry_after_seconds(),
             _ => None,
         }
     }
@@ -174,14 +176,16 @@ pub(crate) async fn shown(tx: &mut TenantTx, rows: Vec<Row>) -> Result<Vec<Agent
         .collect()
 }
 
+/// Creates an agent at revision 1. `right` is what the caller may do with secrets that the bindings name.
 pub async fn create(
     tx: &mut TenantTx,
     plan: &Plan,
     spec: AgentSpec,
+    right: NamingRight,
     ids: &dyn Ids,
     now: Timestamp,
 ) -> Result<Agent, AgentError> {
-    let spec = bindings::resolve(tx, plan, spec).await?;
+    let spec = bindings::resolve(tx, plan, spec, &[], right).await?;
     let id = AgentId::new(ids);
     sqlx::query!(
         r#"
@@ -201,18 +205,19 @@ pub async fn create(
 }
 
 /// Publishes a new revision: the active one with `patch` (RFC 7396) merged over it. A patch that changes nothing
-/// publishes nothing and answers the active revision.
+/// publishes nothing and answers the active revision. `right` is asked for where the patch names secrets anew.
 pub async fn publish(
     tx: &mut TenantTx,
     plan: &Plan,
     agent: &AgentRef,
     patch: Value,
+    right: NamingRight,
     now: Timestamp,
 ) -> Result<Agent, AgentError> {
     let id = lock(tx, agent).await?;
     let present = get(tx, &AgentRef::Id(id)).await?;
     let spec = AgentSpec::patched(&present.spec, patch)?;
-    let spec = bindings::resolve(tx, plan, spec).await?;
+    let spec = bindings::resolve(tx, plan, spec, &present.spec.tools, right).await?;
     if spec == present.spec {
         return Ok(present);
     }

@@ -1,11 +1,57 @@
 //! Components' bytes, by the hash of their content. Per tenant, so that having them says nothing of another tenant.
 
+use async_trait::async_trait;
 use bytes::Bytes;
 use domain::{Timestamp, ToolName};
-use tenancy::TenantTx;
-use tool_api::ArtifactHash;
+use sqlx::types::Json;
+use tenancy::{Tenant, TenantTx};
+use tool_api::{ArtifactHash, ComponentSource, HostError, Manifest, Upload};
 
 use crate::tools::{self, ToolError, VersionRef};
+
+/// The bytes of a component of a tenant, read in a transaction of their own when they are asked for.
+#[derive(Debug, Clone)]
+pub struct StoredComponent {
+    tenant: Tenant,
+    hash: ArtifactHash,
+}
+
+impl StoredComponent {
+    pub(crate) fn new(tenant: &Tenant, hash: ArtifactHash) -> Self {
+        Self { tenant: tenant.clone(), hash }
+    }
+}
+
+#[async_trait]
+impl ComponentSource for StoredComponent {
+    async fn component(&self) -> Result<Option<Bytes>, HostError> {
+        let mut tx = self.tenant.begin().await.map_err(|error| HostError(error.into()))?;
+        component_by_hash(&mut tx, self.hash).await.map_err(|error| HostError(error.into()))
+    }
+}
+
+/// What an inspector needs to bring the code of a ready version to its host. `None`: the tenant has none of these bytes.
+pub async fn to_inspect(tenant: &Tenant, hash: ArtifactHash) -> Result<Option<(Upload, StoredComponent)>, ToolError> {
+    let mut tx = tenant.begin().await?;
+    // Any tool's manifest serves: it describes functions, and the code is the same.
+    let row = sqlx::query!(
+        r#"
+        SELECT manifest AS "manifest: Json<Manifest>" FROM tool_version
+        WHERE tenant_id = $1 AND hash = $2 AND status = 'ready'
+        ORDER BY tool_id
+        LIMIT 1
+        "#,
+        tx.tenant().uuid(),
+        hash.as_bytes(),
+    )
+    .fetch_optional(tx.conn())
+    .await?;
+    Ok(row.map(|row| {
+        let manifest = row.manifest.map(|manifest| manifest.0);
+        let upload = Upload { tenant: tenant.id(), artifact: hash, manifest, first: false };
+        (upload, StoredComponent::new(tenant, hash))
+    }))
+}
 
 /// Serialises what adds and removes a tenant's artifacts, so that their sum stays true and none is swept while another
 /// transaction begins to use it.
@@ -36,19 +82,30 @@ pub async fn component_by_hash(tx: &mut TenantTx, hash: ArtifactHash) -> Result<
     Ok(bytes.map(Bytes::from))
 }
 
-/// Whether the tenant has these bytes already, and how many bytes it stores in all.
-pub(crate) async fn stored(tx: &mut TenantTx, hash: ArtifactHash) -> Result<(bool, i64), sqlx::Error> {
-    let row = sqlx::query!(
-        r#"
-        SELECT coalesce(bool_or(hash = $2), false) AS "known!", coalesce(sum(octet_length(bytes)), 0)::bigint AS "bytes!"
-        FROM artifact WHERE tenant_id = $1
-        "#,
+/// Whether the tenant has these bytes already.
+pub(crate) async fn known(tx: &mut TenantTx, hash: ArtifactHash) -> Result<bool, sqlx::Error> {
+    sqlx::query_scalar!(
+        r#"SELECT EXISTS (SELECT FROM artifact WHERE tenant_id = $1 AND hash = $2) AS "known!""#,
         tx.tenant().uuid(),
         hash.as_bytes(),
     )
     .fetch_one(tx.conn())
+    .await
+}
+
+/// Refuses when what the tenant stores, its key-value entries included, and `more` would pass `max`.
+pub(crate) async fn check_room(tx: &mut TenantTx, more: i64, max: i64) -> Result<(), ToolError> {
+    let stored = sqlx::query_scalar!(
+        r#"
+        SELECT (SELECT coalesce(sum(octet_length(bytes)), 0) FROM artifact WHERE tenant_id = $1)::bigint
+               + coalesce((SELECT bytes FROM kv_usage WHERE tenant_id = $1), 0) AS "bytes!"
+        "#,
+        tx.tenant().uuid(),
+    )
+    .fetch_one(tx.conn())
     .await?;
-    Ok((row.known, row.bytes))
+    let bytes = stored.saturating_add(more);
+    if bytes > max { Err(ToolError::StorageExceeded { bytes, max }) } else { Ok(()) }
 }
 
 pub(crate) async fn insert(

@@ -21,11 +21,10 @@ pub use error::{BindingError, BindingReason};
 
 use crate::{
     agents::{AgentError, AgentSpec},
+    requires::{Missing, Requires},
+    secrets::{self, NamingRight},
     tools::{self, ToolError, ToolVersion, VersionRef, VersionStatus},
 };
-
-/// Grants of the contract that this release cannot give yet.
-const UNAVAILABLE_GRANTS: [&str; 4] = ["http", "key_value", "secrets", "scratch_bytes"];
 
 /// A binding as it is written.
 #[derive(Debug, Clone, PartialEq, Deserialize, utoipa::ToSchema)]
@@ -42,6 +41,9 @@ pub struct BindingSpec {
     /// What is absent is the plan's default.
     #[serde(default)]
     pub limits: LimitsRequest,
+    /// Keep what the host gives to each call, so that it can be run again.
+    #[serde(default)]
+    pub record: bool,
 }
 
 /// What a tool may touch: grants, or `as_requested`: what the version's `requires` asks for.
@@ -69,6 +71,11 @@ pub struct Binding {
     pub functions: Option<Vec<FunctionName>>,
     pub grants: Grants,
     pub limits: Limits,
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub record: bool,
+    /// What the version asks for and `grants` do not give. Calls that need it will be denied.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub missing: Vec<Missing>,
 }
 
 /// A function that a run may call, with all that the executor must know.
@@ -79,6 +86,7 @@ pub struct BoundFunction {
     pub artifact: ArtifactHash,
     pub grants: Arc<Grants>,
     pub limits: Limits,
+    pub record: bool,
 }
 
 impl<'de> Deserialize<'de> for GrantsSpec {
@@ -108,7 +116,8 @@ impl<'de> Deserialize<'de> for GrantsSpec {
     }
 }
 
-/// Refuses what the contract names and this release cannot do yet, and takes out the words that ask for nothing.
+/// Refuses what the contract names and this release cannot do yet, and takes out the words that ask for nothing: an
+/// answer's `missing` is told and not written.
 pub(crate) fn refuse_unavailable(binding: &mut Value) -> Result<(), BindingReason> {
     let Value::Object(fields) = binding else { return Ok(()) };
     if fields.remove("approval").is_some_and(|approval| !approval.is_null() && approval != "never") {
@@ -117,30 +126,19 @@ pub(crate) fn refuse_unavailable(binding: &mut Value) -> Result<(), BindingReaso
     if fields.remove("approval_expires_seconds").is_some_and(|seconds| !seconds.is_null()) {
         return Err(BindingReason::ApprovalUnavailable { field: "approval_expires_seconds" });
     }
-    if fields.remove("record").is_some_and(|record| !record.is_null() && record != false) {
-        return Err(BindingReason::RecordingUnavailable);
-    }
-    let Some(Value::Object(grants)) = fields.get_mut("grants") else { return Ok(()) };
-    let names: Vec<String> = UNAVAILABLE_GRANTS
-        .into_iter()
-        .filter(|name| grants.remove(*name).is_some_and(|grant| asks(&grant)))
-        .map(Into::into)
-        .collect();
-    if names.is_empty() { Ok(()) } else { Err(BindingReason::GrantUnavailable { names }) }
+    fields.remove("missing");
+    Ok(())
 }
 
-/// Whether a grant asks for anything.
-fn asks(grant: &Value) -> bool {
-    match grant {
-        Value::Null => false,
-        Value::Array(items) => !items.is_empty(),
-        Value::Object(fields) => !fields.is_empty(),
-        other => *other != 0 && *other != false,
-    }
-}
-
-/// The bindings of a spec with their versions pinned, their grants and limits settled.
-pub(crate) async fn resolve(tx: &mut TenantTx, plan: &Plan, spec: AgentSpec) -> Result<AgentSpec<Binding>, AgentError> {
+/// The bindings of a spec with their versions pinned, their grants and limits settled. `present` are those of the active
+/// revision: secrets that they name for a tool already need no right.
+pub(crate) async fn resolve(
+    tx: &mut TenantTx,
+    plan: &Plan,
+    spec: AgentSpec,
+    present: &[Binding],
+    right: NamingRight,
+) -> Result<AgentSpec<Binding>, AgentError> {
     let mut resolved: Vec<Binding> = Vec::with_capacity(spec.tools.len());
     let mut functions = 0;
     for (at, binding) in spec.tools.iter().enumerate() {
@@ -163,7 +161,25 @@ pub(crate) async fn resolve(tx: &mut TenantTx, plan: &Plan, spec: AgentSpec) -> 
     if functions > FUNCTIONS_MAX {
         return Err(AgentError::TooManyFunctions(functions));
     }
+    check_secrets(tx, &resolved, present, right).await?;
     Ok(spec.with_tools(resolved))
+}
+
+async fn check_secrets(
+    tx: &mut TenantTx,
+    bindings: &[Binding],
+    present: &[Binding],
+    right: NamingRight,
+) -> Result<(), AgentError> {
+    let named = bindings.iter().flat_map(|binding| binding.grants.secret_names()).collect();
+    let fail = |at| move |error| BindingError { at, reason: BindingReason::Secret(error) };
+    let stored = secrets::rules(tx, &named).await.map_err(fail(0))?;
+    for (at, binding) in bindings.iter().enumerate() {
+        let held = present.iter().find(|present| present.tool_id == binding.tool_id);
+        let held = held.map(|present| present.grants.http.as_slice()).unwrap_or_default();
+        secrets::may_bind(&binding.grants, held, &stored, right).map_err(fail(at))?;
+    }
+    Ok(())
 }
 
 /// What one binding becomes over the version that it names.
@@ -180,29 +196,19 @@ fn decide(spec: &BindingSpec, version: &ToolVersion, ceiling: Limits) -> Result<
             return Err(BindingReason::FunctionNotFound { tool, index, function, has });
         }
     }
-    let grants = match &spec.grants {
-        GrantsSpec::Given(grants) => grants.clone(),
-        GrantsSpec::AsRequested => {
-            let names: Vec<String> = UNAVAILABLE_GRANTS
-                .into_iter()
-                .filter(|name| version.requires.get(*name).is_some_and(asks))
-                .map(Into::into)
-                .collect();
-            if !names.is_empty() {
-                return Err(BindingReason::GrantUnavailable { names });
-            }
-            Grants::default()
+    let requires = Requires::parse(&version.requires);
+    let grants = match (&spec.grants, &requires) {
+        (GrantsSpec::Given(grants), _) => grants.clone(),
+        (GrantsSpec::AsRequested, Ok(requires)) => requires.grants(),
+        (GrantsSpec::AsRequested, Err(mistake)) => {
+            let (tool, mistake) = (tool.clone(), mistake.clone());
+            return Err(BindingReason::RequiresUnreadable { tool, mistake });
         }
     };
     grants.check().map_err(BindingReason::GrantInvalid)?;
     // `requires` names config keys and holds no values: only the tenant has those.
-    let asked = version.requires.get("config").and_then(Value::as_object);
-    let keys: Vec<String> = asked
-        .into_iter()
-        .flat_map(|keys| keys.keys())
-        .filter(|key| !grants.config.contains_key(*key))
-        .cloned()
-        .collect();
+    let requires = requires.unwrap_or_default();
+    let keys: Vec<String> = requires.config.keys().filter(|key| !grants.config.contains_key(*key)).cloned().collect();
     if !keys.is_empty() {
         return Err(BindingReason::GrantMissing { tool: tool.clone(), keys });
     }
@@ -211,8 +217,10 @@ fn decide(spec: &BindingSpec, version: &ToolVersion, ceiling: Limits) -> Result<
         tool: tool.clone(),
         version: version.version,
         functions: spec.functions.clone(),
+        missing: requires.lacks(&grants),
         grants,
         limits: spec.limits.resolve(ceiling).map_err(BindingReason::LimitAbovePlan)?,
+        record: spec.record,
     })
 }
 
@@ -233,8 +241,9 @@ pub(crate) async fn insert(
             binding.functions.as_ref().map(|names| names.iter().map(ToString::to_string).collect::<Vec<_>>());
         let inserted = sqlx::query!(
             r#"
-            INSERT INTO binding (tenant_id, agent_id, revision, tool_id, hash, position, functions, grants, limits)
-            VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9)
+            INSERT INTO binding
+                (tenant_id, agent_id, revision, tool_id, hash, position, functions, grants, limits, record)
+            VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10)
             "#,
             tx.tenant().uuid(),
             agent.uuid(),
@@ -245,6 +254,7 @@ pub(crate) async fn insert(
             functions.as_deref(),
             Json(&binding.grants) as _,
             Json(&binding.limits) as _,
+            binding.record,
         )
         .execute(tx.conn())
         .await;
@@ -270,9 +280,10 @@ pub(crate) async fn of_revisions(
     let rows = sqlx::query!(
         r#"
         SELECT b.agent_id, b.revision, b.tool_id, t.name AS tool, b.hash, b.functions,
-               b.grants AS "grants: Json<Grants>", b.limits AS "limits: Json<Limits>"
+               b.grants AS "grants: Json<Grants>", b.limits AS "limits: Json<Limits>", b.record, v.requires
         FROM binding b
         JOIN tool t ON t.tenant_id = b.tenant_id AND t.tool_id = b.tool_id
+        JOIN tool_version v ON v.tenant_id = b.tenant_id AND v.tool_id = b.tool_id AND v.hash = b.hash
         WHERE b.tenant_id = $1 AND (b.agent_id, b.revision) IN (SELECT * FROM UNNEST($2::uuid[], $3::integer[]))
         ORDER BY b.agent_id, b.revision, b.position
         "#,
@@ -289,8 +300,10 @@ pub(crate) async fn of_revisions(
             tool: row.tool.parse().map_err(crate::unreadable)?,
             version: hash(&row.hash)?,
             functions: row.functions.map(names).transpose()?,
+            missing: Requires::parse(&row.requires).unwrap_or_default().lacks(&row.grants.0),
             grants: row.grants.0,
             limits: row.limits.0,
+            record: row.record,
         });
     }
     Ok(bindings)
@@ -305,7 +318,7 @@ pub(crate) async fn functions(
     let rows = sqlx::query!(
         r#"
         SELECT b.tool_id, t.name AS tool, b.hash, b.functions, b.grants AS "grants: Json<Grants>",
-               b.limits AS "limits: Json<Limits>", v.functions AS "has: Json<Vec<Function>>"
+               b.limits AS "limits: Json<Limits>", b.record, v.functions AS "has: Json<Vec<Function>>"
         FROM binding b
         JOIN tool t ON t.tenant_id = b.tenant_id AND t.tool_id = b.tool_id
         JOIN tool_version v ON v.tenant_id = b.tenant_id AND v.tool_id = b.tool_id AND v.hash = b.hash
@@ -337,6 +350,7 @@ pub(crate) async fn functions(
             artifact,
             grants: Arc::clone(&grants),
             limits: row.limits.0,
+            record: row.record,
         }));
     }
     Ok(bound)

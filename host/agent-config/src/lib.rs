@@ -1,6 +1,6 @@
-//! What a tenant has set up: agents, their revisions, tools, versions, provider keys.
+//! What a tenant has set up: agents, their revisions, tools, versions, provider keys, secrets; and what its tools stored.
 //!
-//! Owns: agent, agent_revision, binding, tool, tool_version, artifact, provider_key.
+//! Owns: agent, agent_revision, binding, tool, tool_version, artifact, provider_key, secret, kv_entry, kv_usage.
 //! May use: domain, tenancy, tool-api.
 //! Never: commits a transaction, but for the state of an uploaded version; compiles wasm.
 //! Start at: `agents::create`.
@@ -10,9 +10,13 @@ pub mod agents;
 pub mod artifacts;
 pub mod bindings;
 mod json;
+pub mod key_value;
+pub mod page;
 pub mod provider_keys;
+pub mod requires;
 pub mod revisions;
 mod schemas;
+pub mod secrets;
 pub mod tools;
 
 pub use admission::{Accepted, Admission};

@@ -52,7 +52,7 @@ pub struct ToolVersion {
     pub functions: Vec<ShownFunction>,
     /// Grants that the tool asks for, without values, each with a reason.
     pub requires: Value,
-    /// The contract it was built against: `belljar:tool@0.1.0`.
+    /// The contract it was built against: `belljar:tool@1.0.0`; `wit` for plain typed exports.
     pub contract: Option<String>,
     pub size_bytes: u64,
     pub created_at: Timestamp,

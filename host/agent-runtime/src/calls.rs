@@ -1,21 +1,25 @@
 //! A step's tool calls: checked against their schemas, run side by side, outcomes turned into results.
 
 use std::{
-    collections::HashMap,
+    collections::{BTreeMap, BTreeSet, HashMap},
     sync::Arc,
     time::{Duration, Instant},
 };
 
-use agent_config::{artifacts, bindings::BoundFunction};
-use bytes::Bytes;
-use domain::{CallId, Limits, message::Part, names, nul};
+use agent_config::{
+    artifacts,
+    bindings::BoundFunction,
+    secrets::{self, SecretError},
+};
+use domain::{CallId, Kind, Limits, Problem, SecretName, message::Part, names, nul};
 use serde_json::Value;
 use tenancy::Tenant;
 use tool_api::{
-    ArtifactHash, CallContext, CallError, Finished, InspectError, Outcome, Receipt, Status, ToolCall, schema::Schema,
+    ArtifactHash, CallContext, CallError, CallHost, Change, Finished, Given, InspectError, OpenSecret, Outcome,
+    Receipt, Recording, Replayed, Status, ToolCall, schema::Schema,
 };
 
-use crate::{AgentRuntime, step::AskedCall};
+use crate::{AgentRuntime, host::TenantHost, load::Loaded, step::AskedCall};
 
 /// Calls of one step that run at the same moment: a step may ask for more, they wait.
 pub(crate) const CALLS_AT_ONCE: usize = 8;
@@ -38,12 +42,34 @@ pub(crate) struct NamedCall {
     pub(crate) artifact: Option<ArtifactHash>,
 }
 
-/// A call and what it came to. `receipt` is absent when it did not begin.
+/// A call and what it came to.
 #[derive(Debug, Clone)]
 pub(crate) struct CallResult {
     pub(crate) call: NamedCall,
     pub(crate) outcome: Outcome,
+    /// Absent when it did not begin.
     pub(crate) receipt: Option<Receipt>,
+    pub(crate) changes: Vec<Change>,
+    /// Present when it was recorded.
+    pub(crate) given: Option<Given>,
+    /// Its `tool_call.completed` comes with the step's commit.
+    pub(crate) untold: bool,
+}
+
+/// One try of a call of a run.
+pub(crate) struct Try {
+    /// 1 for the first.
+    pub(crate) attempt: u32,
+    pub(crate) host: TenantHost,
+    /// Until the run's deadline.
+    pub(crate) left: Duration,
+}
+
+/// What a call came to in the executor.
+pub(crate) struct Executed {
+    pub(crate) finished: Finished,
+    /// What it was given, when it was recorded.
+    pub(crate) given: Option<Given>,
 }
 
 impl Functions {
@@ -107,23 +133,24 @@ impl Functions {
 }
 
 impl AgentRuntime {
-    /// Runs one call of a run that has `left` until its deadline. `context.idempotency_key` and `attempt` are set here.
-    pub(crate) async fn run_call(
-        &self,
-        tenant: &Tenant,
-        functions: &Functions,
-        call: NamedCall,
-        context: CallContext,
-        left: Duration,
-    ) -> CallResult {
-        let function = match functions.checked(&call) {
+    /// Runs one call of a run, once.
+    pub(crate) async fn run_call(&self, tenant: &Tenant, turn: &Loaded, call: NamedCall, this: Try) -> CallResult {
+        let function = match turn.functions.checked(&call) {
             Ok(function) => function,
-            Err(outcome) => return CallResult { call, outcome: *outcome, receipt: None },
+            Err(outcome) => return not_begun(call, *outcome),
         };
-        let Some(grants) = function.grants.for_call(context.external_user_id.as_deref()) else {
-            let words = "a config value is for an end user, and this call has no external_user_id";
-            let outcome = Outcome::failed(Status::Denied, "denied.config", words);
-            return CallResult { call, outcome, receipt: None };
+        let context =
+            CallContext { idempotency_key: call.id.to_string(), attempt: this.attempt, ..turn.context.clone() };
+        let grants = match function.grants.for_call(context.external_user_id.as_deref()) {
+            Ok(grants) => Arc::new(grants),
+            Err(error) => {
+                let code = format!("denied.{}", error.grant);
+                return not_begun(call, Outcome::failed(Status::Denied, code, error.to_string()));
+            }
+        };
+        let secrets = match self.open_secrets(tenant, &function.grants.secret_names()).await {
+            Ok(secrets) => secrets,
+            Err(error) => return not_begun(call, without_secrets(&error)),
         };
         let tool_call = ToolCall {
             id: call.id,
@@ -132,61 +159,114 @@ impl AgentRuntime {
             artifact: function.artifact,
             function: function.spec.function.clone(),
             arguments: call.asked.arguments.clone(),
-            grants: Arc::new(grants),
+            grants,
+            secrets: Arc::new(secrets),
             limits: Limits {
-                deadline_ms: function.limits.deadline_ms.min(left.as_millis().max(1) as u64),
+                deadline_ms: function.limits.deadline_ms.min(this.left.as_millis().max(1) as u64),
                 ..function.limits
             },
-            context: CallContext { idempotency_key: call.id.to_string(), attempt: 1, ..context },
+            context,
+            share: turn.share,
+            record: function.record,
         };
-        match self.execute(tenant, tool_call).await {
-            Ok(Finished { outcome, receipt }) => CallResult { call, outcome, receipt: Some(receipt) },
+        match self.execute(tenant, tool_call, Arc::new(this.host)).await {
+            Ok(Executed { finished: Finished { outcome, receipt, changes, .. }, given }) => {
+                CallResult { call, outcome, receipt: Some(receipt), changes, given, untold: false }
+            }
             Err(error) => {
                 if let CallError::Internal(cause) = &error {
                     tracing::error!(tool_call.id = %call.id, error = %cause, "a tool call could not be made");
                 }
-                let outcome = Outcome::failed(Status::ToolError, domain::Problem::code(&error), error.to_string());
-                CallResult { call, outcome, receipt: None }
+                not_begun(call, Outcome::failed(Status::ToolError, error.code(), error.to_string()))
             }
         }
     }
 
-    /// Gives a call to the executor. Code that is not on that host is brought there first, and its time is not the call's.
-    pub(crate) async fn execute(&self, tenant: &Tenant, call: ToolCall) -> Result<Finished, CallError> {
-        let executor = &self.0.parts.executor;
-        let finished = match executor.call(call.clone()).await {
-            Err(CallError::NotCompiled(artifact)) => {
-                let began = Instant::now();
-                let internal = |error: Box<dyn std::error::Error + Send + Sync>| CallError::Internal(error);
-                let component = self.component(tenant, artifact).await?;
-                match self.0.parts.inspector.inspect(component).await {
-                    Ok(_) => {}
-                    Err(InspectError::Rejected(rejection)) => return Err(internal(rejection.into())),
-                    Err(InspectError::Failed(cause)) => return Err(internal(cause)),
-                }
-                let duration_ms = began.elapsed().as_millis();
-                tracing::info!(artifact = %artifact, duration_ms, "a tool's code was brought to this host");
-                executor.call(call).await
-            }
-            finished => finished,
-        };
-        finished.map(clean)
+    /// The secrets that a call's grants name, as they are now.
+    pub(crate) async fn open_secrets(
+        &self,
+        tenant: &Tenant,
+        names: &BTreeSet<&SecretName>,
+    ) -> Result<BTreeMap<SecretName, OpenSecret>, SecretError> {
+        if names.is_empty() {
+            return Ok(BTreeMap::new());
+        }
+        let mut tx = tenant.begin().await?;
+        secrets::open(&mut tx, &self.0.parts.master_key, names).await
     }
 
-    async fn component(&self, tenant: &Tenant, artifact: ArtifactHash) -> Result<Bytes, CallError> {
-        let mut tx = tenant.begin().await.map_err(|error| CallError::Internal(error.into()))?;
-        let found = artifacts::component_by_hash(&mut tx, artifact).await;
-        let found = found.map_err(|error| CallError::Internal(error.into()))?;
-        found.ok_or_else(|| CallError::Internal("the tool's component is not stored any more".into()))
+    /// Gives a call to the executor. Code that is not on that host is brought there first, and its time is not the call's.
+    pub(crate) async fn execute(
+        &self,
+        tenant: &Tenant,
+        call: ToolCall,
+        host: Arc<dyn CallHost>,
+    ) -> Result<Executed, CallError> {
+        let executor = &self.0.parts.executor;
+        let mut finished = executor.call(call.clone(), host.clone()).await;
+        if let Err(CallError::NotCompiled(artifact)) = finished {
+            self.bring(tenant, artifact).await?;
+            finished = executor.call(call.clone(), host).await;
+        }
+        let mut finished = clean(finished?);
+        let given = finished.recording.take().map(|recording| Given::of(&call, recording));
+        Ok(Executed { finished, given })
+    }
+
+    /// Runs a call on a recording.
+    pub(crate) async fn execute_again(
+        &self,
+        tenant: &Tenant,
+        call: ToolCall,
+        recording: Arc<Recording>,
+    ) -> Result<Replayed, CallError> {
+        let executor = &self.0.parts.executor;
+        let mut replayed = executor.replay(call.clone(), recording.clone()).await;
+        if let Err(CallError::NotCompiled(artifact)) = replayed {
+            self.bring(tenant, artifact).await?;
+            replayed = executor.replay(call, recording).await;
+        }
+        let Replayed { finished, missing } = replayed?;
+        Ok(Replayed { finished: clean(finished), missing: missing.into_iter().map(nul::replaced).collect() })
+    }
+
+    /// Brings a tool's code to the executor's host.
+    async fn bring(&self, tenant: &Tenant, artifact: ArtifactHash) -> Result<(), CallError> {
+        let began = Instant::now();
+        let internal = |error: Box<dyn std::error::Error + Send + Sync>| CallError::Internal(error);
+        let found = artifacts::to_inspect(tenant, artifact).await.map_err(|error| internal(error.into()))?;
+        let (upload, component) =
+            found.ok_or_else(|| internal("the tool's component is not stored any more".into()))?;
+        match self.0.parts.inspector.inspect(upload, &component).await {
+            Ok(_) => {}
+            Err(InspectError::Rejected(rejection)) => return Err(internal(rejection.into())),
+            Err(InspectError::Failed(cause)) => return Err(internal(cause)),
+        }
+        let duration_ms = began.elapsed().as_millis();
+        tracing::info!(artifact = %artifact, duration_ms, "a tool's code was brought to this host");
+        Ok(())
     }
 }
 
-/// A tool may say anything; Postgres keeps every character but one.
+/// What the model is told when secrets cannot be opened. One that is not stored is the tenant's to mend.
+fn without_secrets(error: &SecretError) -> Outcome {
+    let code = match error.kind() {
+        Kind::Internal => {
+            tracing::error!(error = %error, cause = ?error, "the secrets of a tool call could not be opened");
+            "tool.internal_error"
+        }
+        _ => error.code(),
+    };
+    Outcome::failed(Status::ToolError, code, error.to_string())
+}
+
+/// A tool may say anything; Postgres keeps every character but one. And only a call that answered leaves anything.
 fn clean(mut finished: Finished) -> Finished {
+    let replace = |text: &mut String| *text = nul::replaced(std::mem::take(text));
     for part in &mut finished.outcome.content {
         match part {
-            Part::Text { text } => *text = nul::replaced(std::mem::take(text)),
-            Part::Image { media_type, .. } => *media_type = nul::replaced(std::mem::take(media_type)),
+            Part::Text { text } => replace(text),
+            Part::Image { media_type, .. } => replace(media_type),
             Part::ToolCall { .. } | Part::ToolResult { .. } => {}
         }
     }
@@ -194,16 +274,27 @@ fn clean(mut finished: Finished) -> Finished {
         nul::replace(structured);
     }
     if let Some(trap) = &mut finished.outcome.trap {
-        trap.message = nul::replaced(std::mem::take(&mut trap.message));
-        trap.frames.iter_mut().for_each(|frame| *frame = nul::replaced(std::mem::take(frame)));
+        replace(&mut trap.message);
+        trap.frames.iter_mut().for_each(replace);
     }
     for line in &mut finished.receipt.logs {
-        line.text = nul::replaced(std::mem::take(&mut line.text));
+        replace(&mut line.text);
+    }
+    for call in &mut finished.receipt.host_calls {
+        [&mut call.target, &mut call.grant, &mut call.error].into_iter().flatten().for_each(replace);
+    }
+    if !matches!(finished.outcome.status, Status::Ok | Status::ToolError) {
+        finished.changes.clear();
     }
     finished
 }
 
+/// A call that did not begin.
+fn not_begun(call: NamedCall, outcome: Outcome) -> CallResult {
+    CallResult { call, outcome, receipt: None, changes: Vec::new(), given: None, untold: false }
+}
+
 /// What a call came to when the run ended around it.
 pub(crate) fn not_finished(call: NamedCall, code: &str, words: &str) -> CallResult {
-    CallResult { call, outcome: Outcome::failed(Status::ToolError, code, words), receipt: None }
+    not_begun(call, Outcome::failed(Status::ToolError, code, words))
 }

@@ -19,6 +19,7 @@ use uuid::Uuid;
 use crate::{
     calls::CallResult,
     events::{self, NewEvent},
+    recordings,
     runs::{End, RunError},
     tool_calls::{self, NewToolCall, Origin},
 };
@@ -270,5 +271,7 @@ async fn write_calls(tx: &mut TenantTx, writer: &Writer<'_>, step: &StepDone, bi
             price: bill.prices.get(&result.call.id).copied().unwrap_or(Amount::ZERO),
         })
         .collect();
-    tool_calls::record(tx, &origin, &calls, writer.now).await
+    tool_calls::record(tx, &origin, &calls, writer.now).await?;
+    let recorded = step.calls.iter().filter_map(|result| Some((result.call.id, result.given.as_ref()?)));
+    recordings::record(tx, &recorded.collect::<Vec<_>>(), writer.now).await
 }

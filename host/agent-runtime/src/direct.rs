@@ -2,14 +2,19 @@
 
 use std::{collections::BTreeMap, sync::Arc};
 
-use agent_config::tools::{self, ToolError, VersionRef};
+use agent_config::{
+    secrets::SecretError,
+    tools::{self, ToolError, VersionRef},
+};
 use billing_meter::{
     prices,
     usage::{self, Cause},
 };
 use domain::{
-    ApiKeyId, CallId, FieldError, FunctionName, Grants, Kind, LimitsRequest, Problem, ToolName, grants::GrantsError,
-    limits::LimitError, nul,
+    ApiKeyId, CallId, FieldError, FunctionName, Grants, Kind, LimitsRequest, Problem, ToolName,
+    grants::{GrantsError, NoUser},
+    limits::LimitError,
+    nul,
 };
 use serde_json::Value;
 use tenancy::{
@@ -19,7 +24,13 @@ use tenancy::{
 use tool_api::{CallContext, CallError, ToolCall, schema::Schema};
 
 use crate::{
-    AgentRuntime, commit,
+    AgentRuntime,
+    calls::Executed,
+    changes::{self, AfterApply},
+    commit,
+    host::TenantHost,
+    load::share,
+    recordings,
     runs::RunError,
     start::CONTEXT_BYTES_MAX,
     tool_calls::{self, NewToolCall, Origin, ToolCallRow},
@@ -36,6 +47,8 @@ pub struct DirectCall {
     pub limits: LimitsRequest,
     pub external_user_id: Option<String>,
     pub context: BTreeMap<String, String>,
+    /// Keep what the host gives to the call, so that it can be run again.
+    pub record: bool,
     pub api_key: Option<ApiKeyId>,
 }
 
@@ -47,14 +60,16 @@ pub enum DirectCallError {
     BadArguments(Vec<FieldError>),
     #[error("the function's input schema cannot be used")]
     BadSchema,
-    #[error("a config value is for an end user; send `external_user_id`")]
-    NoUser,
+    #[error(transparent)]
+    NoUser(#[from] NoUser),
     #[error("`context` has more than {CONTEXT_BYTES_MAX} bytes of JSON; send less")]
     ContextTooLarge,
     #[error(transparent)]
     Limit(#[from] LimitError),
     #[error(transparent)]
     Grants(#[from] GrantsError),
+    #[error(transparent)]
+    Secret(#[from] SecretError),
     #[error(transparent)]
     Tool(#[from] ToolError),
     #[error(transparent)]
@@ -72,11 +87,12 @@ impl Problem for DirectCallError {
         match self {
             DirectCallError::UnknownFunction { .. }
             | DirectCallError::BadArguments(_)
-            | DirectCallError::NoUser
+            | DirectCallError::NoUser(_)
             | DirectCallError::ContextTooLarge
             | DirectCallError::Limit(_)
             | DirectCallError::Grants(_) => Kind::Invalid,
             DirectCallError::BadSchema => Kind::Internal,
+            DirectCallError::Secret(error) => error.kind(),
             DirectCallError::Tool(error) => error.kind(),
             DirectCallError::Tenant(error) => error.kind(),
             DirectCallError::Call(error) => error.kind(),
@@ -90,10 +106,11 @@ impl Problem for DirectCallError {
             DirectCallError::UnknownFunction { .. } => "tool_call.function_not_found",
             DirectCallError::BadArguments(_) => "tool_call.bad_arguments",
             DirectCallError::BadSchema => "internal",
-            DirectCallError::NoUser => "tool_call.no_external_user",
+            DirectCallError::NoUser(_) => "tool_call.no_external_user",
             DirectCallError::ContextTooLarge => "tool_call.context_too_large",
             DirectCallError::Limit(_) => "tool_call.limit_above_plan",
             DirectCallError::Grants(_) => "tool_call.bad_grants",
+            DirectCallError::Secret(error) => error.code(),
             DirectCallError::Tool(error) => error.code(),
             DirectCallError::Tenant(error) => error.code(),
             DirectCallError::Call(error) => error.code(),
@@ -109,7 +126,15 @@ impl Problem for DirectCallError {
             DirectCallError::Limit(error) => {
                 vec![FieldError::new(format!("/limits/{}", error.name), error.to_string())]
             }
-            DirectCallError::Grants(error) => vec![FieldError::new("/grants", error.to_string())],
+            DirectCallError::Grants(error) => {
+                vec![FieldError::new(format!("/grants{}", error.pointer()), error.to_string())]
+            }
+            DirectCallError::NoUser(error) => {
+                vec![FieldError::new("/external_user_id", error.to_string())]
+            }
+            DirectCallError::Secret(error) if error.kind() == Kind::Invalid => {
+                vec![FieldError::new("/grants", error.to_string())]
+            }
             _ => Vec::new(),
         }
     }
@@ -140,7 +165,7 @@ impl AgentRuntime {
         drop(tx);
         let limits = call.limits.resolve(plan.tool_limits)?;
         call.grants.check()?;
-        let grants = call.grants.for_call(call.external_user_id.as_deref()).ok_or(DirectCallError::NoUser)?;
+        let grants = call.grants.for_call(call.external_user_id.as_deref())?;
         let known = || version.functions.iter().map(|function| function.name.as_str()).collect::<Vec<_>>().join(", ");
         let function = version
             .functions
@@ -155,14 +180,8 @@ impl AgentRuntime {
             return Err(DirectCallError::BadArguments(fields.collect()));
         }
 
-        let context = CallContext {
-            idempotency_key: id.to_string(),
-            attempt: 1,
-            external_user_id: call.external_user_id.clone(),
-            entries: Arc::new(call.context),
-            ..CallContext::default()
-        };
-        let tool_call = ToolCall {
+        let secrets = self.open_secrets(tenant, &call.grants.secret_names()).await?;
+        let mut tool_call = ToolCall {
             id,
             tenant: tenant.id(),
             tool: call.tool.clone(),
@@ -170,13 +189,38 @@ impl AgentRuntime {
             function: call.function.clone(),
             arguments: arguments.clone(),
             grants: Arc::new(grants),
+            secrets: Arc::new(secrets),
             limits,
-            context,
+            context: CallContext {
+                idempotency_key: id.to_string(),
+                attempt: 1,
+                external_user_id: call.external_user_id.clone(),
+                entries: Arc::new(call.context),
+                ..CallContext::default()
+            },
+            share: share(&plan),
+            record: call.record,
         };
-        let finished = self.execute(tenant, tool_call).await?;
+        // Until its changes are applied in the transaction that commits it.
+        let (mut tx, now, finished, given) = loop {
+            let host = Arc::new(TenantHost::new(tenant, &self.0.store_reads));
+            let Executed { mut finished, given } = self.execute(tenant, tool_call.clone(), host).await?;
+            let now = parts.clock.now();
+            let mut tx = tenant.begin().await?;
+            let left = [(id, std::mem::take(&mut finished.changes), Some(&finished.receipt))];
+            let tried = changes::apply(&mut tx, plan.storage_bytes, &left, now).await?;
+            match changes::after_apply(&tried, true) {
+                AfterApply::Commit(settled) => {
+                    settled.into_iter().for_each(|(_, outcome)| finished.outcome = outcome);
+                    break (tx, now, finished, given);
+                }
+                AfterApply::Rerun(_) => {
+                    drop(tx);
+                    tool_call.context.attempt += 1;
+                }
+            }
+        };
 
-        let now = parts.clock.now();
-        let mut tx = tenant.begin().await?;
         let book = prices::current(&mut tx).await.map_err(RunError::from)?;
         let cause = Cause {
             call_id: Some(id),
@@ -206,6 +250,8 @@ impl AgentRuntime {
             price,
         };
         tool_calls::record(&mut tx, &origin, &[new], now).await?;
+        let recorded: Vec<_> = given.iter().map(|given| (id, given)).collect();
+        recordings::record(&mut tx, &recorded, now).await?;
         usage::record(&mut tx, &book, &used, parts.ids.as_ref(), now).await.map_err(RunError::from)?;
         let row = tool_calls::get(&mut tx, id).await?.ok_or(RunError::NotFound)?;
         tx.commit().await?;

@@ -1,21 +1,28 @@
 //! The agent loop: runs, steps and tool calls, each step one transaction.
 //!
-//! Owns: run, step, tool_call, run_event.
+//! Owns: run, step, tool_call, run_event, recording.
 //! May use: domain, tool-api, tenancy, agent-config, conversation-store, billing-meter, model-providers.
 //! Never: names wasmtime or axum; holds a transaction across a model or a tool call.
 //! Start at: `drive::drive`.
 
 mod calls;
+mod changes;
 mod commit;
 mod context;
 mod direct;
 mod drive;
 pub mod events;
 mod feed;
+mod finish;
+mod host;
 mod load;
+mod model;
+pub mod recordings;
+mod replay;
 pub mod runs;
 mod start;
 mod step;
+mod teller;
 pub mod tool_calls;
 mod worker;
 
@@ -36,6 +43,7 @@ use uuid::Uuid;
 
 pub use direct::{DirectCall, DirectCallError};
 pub use events::{EventCursor, RunEvent};
+pub use recordings::RecordingError;
 pub use runs::{Run, RunDetail, RunError, RunStatus, StopReason, Turn};
 pub use start::{StartError, StartRun, Started};
 pub use tool_calls::ToolCallRow;
@@ -87,6 +95,8 @@ struct Inner {
     /// The runs that this process drives.
     live: Mutex<HashMap<RunId, Live>>,
     capacity: Arc<Semaphore>,
+    /// Turns of tools that read their tenants' stores.
+    store_reads: Arc<Semaphore>,
     tracker: TaskTracker,
 }
 
@@ -101,8 +111,9 @@ impl AgentRuntime {
     pub fn new(parts: Parts) -> Self {
         let worker = parts.ids.uuid();
         let capacity = Arc::new(Semaphore::new(parts.settings.concurrent_runs));
+        let store_reads = Arc::new(Semaphore::new(host::READS_AT_ONCE));
         let (live, tracker) = (Mutex::default(), TaskTracker::new());
-        Self(Arc::new(Inner { parts, worker, live, capacity, tracker }))
+        Self(Arc::new(Inner { parts, worker, live, capacity, store_reads, tracker }))
     }
 
     fn live(&self) -> MutexGuard<'_, HashMap<RunId, Live>> {

@@ -15,7 +15,8 @@ use model_providers::{
     Endpoint, EndpointKind, Message, ModelProvider, ModelRef, ModelRequest, ModelStream, ProviderError, tokens,
 };
 use serde_json::{Map, Value};
-use tenancy::{Tenant, TenantTx, tenants};
+use tenancy::{Tenant, TenantTx, plans::Plan, tenants};
+use tool_api::{CallContext, Share};
 
 use crate::{
     AgentRuntime,
@@ -30,6 +31,11 @@ pub(crate) struct Loaded {
     pub(crate) run: Run,
     pub(crate) agent: Agent,
     pub(crate) functions: Functions,
+    /// What every call of the run may know of it.
+    pub(crate) context: CallContext,
+    pub(crate) share: Share,
+    /// The plan's, for entries that calls write.
+    pub(crate) storage_bytes_max: i64,
     pub(crate) specs: Vec<domain::message::FunctionSpec>,
     pub(crate) book: PriceBook,
     pub(crate) candidates: Result<Vec<Candidate>, ProviderError>,
@@ -62,8 +68,8 @@ pub(crate) async fn load(
     let agent = revisions::pinned(&mut tx, run.agent_id, run.revision).await?;
     let mut functions = revisions::functions(&mut tx, run.agent_id, run.revision).await?;
     // A plan may have become smaller since the revision was published.
-    let ceiling = tenants::get(&mut tx).await?.plan.tool_limits;
-    functions.iter_mut().for_each(|function| function.limits = function.limits.min(ceiling));
+    let plan = tenants::get(&mut tx).await?.plan;
+    functions.iter_mut().for_each(|function| function.limits = function.limits.min(plan.tool_limits));
     let book = prices::current(&mut tx).await?;
     let window = messages::newest(&mut tx, run.conversation_id, WINDOW_MESSAGES_MAX).await?;
     let candidates = candidates(runtime, &mut tx, &agent).await?;
@@ -82,6 +88,15 @@ pub(crate) async fn load(
         system,
         specs,
         functions: Functions::new(functions),
+        context: CallContext {
+            agent: Some(agent.spec.name.to_string()),
+            conversation: Some(run.conversation_id),
+            external_user_id: run.external_user_id.clone(),
+            entries: Arc::new(run.private.context.clone()),
+            ..CallContext::default()
+        },
+        share: share(&plan),
+        storage_bytes_max: plan.storage_bytes,
         messages: window.into_iter().map(|message| Message { role: message.role, parts: message.parts }).collect(),
         counts: Vec::new(),
         run,
@@ -90,6 +105,11 @@ pub(crate) async fn load(
         candidates,
     };
     Ok((loaded, started))
+}
+
+/// What a plan gives to a tenant's calls. Both numbers are greater than zero (`Plan::check`).
+pub(crate) fn share(plan: &Plan) -> Share {
+    Share { weight: plan.weight.unsigned_abs(), calls_max: plan.concurrent_tool_calls.unsigned_abs() }
 }
 
 pub(crate) fn request(turn: &mut Loaded) -> Result<ModelRequest, End> {

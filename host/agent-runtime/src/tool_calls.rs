@@ -36,6 +36,8 @@ pub struct ToolCallRow {
     pub outcome: Outcome,
     /// Absent when the call did not begin.
     pub receipt: Option<BilledReceipt>,
+    /// What the host gave to it is kept, and it can be run again on that.
+    pub recorded: bool,
     pub created_at: Timestamp,
 }
 
@@ -190,7 +192,9 @@ pub(crate) async fn of_run(tx: &mut TenantTx, run: RunId) -> Result<Vec<ToolCall
 fn select(tx: &TenantTx) -> QueryBuilder<sqlx::Postgres> {
     let mut query = QueryBuilder::new(
         "SELECT call_id, run_id, step, agent_id, external_user_id, tool, hash, function, arguments, outcome, receipt,
-                price, currency, price_book, created_at
+                price, currency, price_book, created_at,
+                EXISTS (SELECT FROM recording r WHERE r.tenant_id = tool_call.tenant_id
+                                                  AND r.call_id = tool_call.call_id) AS recorded
          FROM tool_call WHERE tenant_id = ",
     );
     query.push_bind(tx.tenant().uuid());
@@ -219,6 +223,7 @@ fn from_row(row: &PgRow) -> Result<ToolCallRow, RunError> {
         arguments: row.try_get("arguments")?,
         outcome: serde_json::from_value(row.try_get("outcome")?).map_err(from_json)?,
         receipt: receipt.map(|receipt| BilledReceipt { receipt, price, price_book }),
+        recorded: row.try_get("recorded")?,
         created_at: row.try_get::<time::OffsetDateTime, _>("created_at")?.into(),
     })
 }

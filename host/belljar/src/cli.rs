@@ -4,7 +4,7 @@ use std::{ffi::OsString, net::SocketAddr, path::PathBuf, process::ExitCode};
 
 use clap::{Args, Parser, Subcommand};
 
-use crate::{config, dev, migrate, serve, tool};
+use crate::{config, dev, keys, migrate, serve, tool};
 
 /// The hidden command that compiles one component, in a process that may be killed.
 const COMPILE_COMMAND: &str = "compile-component";
@@ -25,6 +25,9 @@ enum Command {
     Serve(ServeArgs),
     /// Bring the database to this version, as the role that owns it.
     Migrate(MigrateArgs),
+    /// The key that seals the tenants' data keys.
+    #[command(subcommand)]
+    Keys(KeysCommand),
     /// Write, try and upload tools.
     #[command(subcommand)]
     Tool(ToolCommand),
@@ -81,9 +84,8 @@ pub struct ServeArgs {
     /// Connections to the database at most. [default: 32]
     #[arg(long, value_name = "NUMBER")]
     pub database_connections: Option<String>,
-    /// A file with the master key, 64 hex digits. Or BELLJAR_MASTER_KEY.
-    #[arg(long, value_name = "FILE")]
-    pub master_key_file: Option<String>,
+    #[command(flatten)]
+    pub sealing: SealingArgs,
     /// Where compiled tools are kept: a directory that nobody else may write.
     #[arg(long, value_name = "DIR")]
     pub cache_dir: Option<String>,
@@ -99,6 +101,41 @@ pub struct ServeArgs {
     /// A private address that tenants' URLs may reach. May be repeated.
     #[arg(long, value_name = "ADDRESS:PORT")]
     pub allow_egress: Vec<String>,
+}
+
+/// The keys under which secrets are sealed. Their texts are in files or in the environment, never in a flag.
+#[derive(Debug, Default, Args)]
+pub struct SealingArgs {
+    /// A file with the master key, 64 hex digits. Or BELLJAR_MASTER_KEY.
+    #[arg(long, value_name = "FILE")]
+    pub master_key_file: Option<String>,
+    /// A file with the key that seals the tenants' data keys, 64 hex digits. Or BELLJAR_KEY_ENCRYPTION_KEY. [default: one
+    /// derived from the master key]
+    #[arg(long, value_name = "FILE")]
+    pub key_encryption_key_file: Option<String>,
+    /// A file with the keys that did so before, one a line. Or BELLJAR_PREVIOUS_KEY_ENCRYPTION_KEYS, separated by commas.
+    #[arg(long, value_name = "FILE")]
+    pub previous_key_encryption_keys_file: Option<String>,
+}
+
+#[derive(Debug, Subcommand)]
+enum KeysCommand {
+    /// Seal every tenant's data key under the present key-encryption key. Servers may run meanwhile.
+    Rotate(RotateArgs),
+}
+
+/// Give every server the new key and the previous ones first, then rotate, then take the previous ones away. Interrupted,
+/// it goes on where it was when it is started again.
+#[derive(Debug, Default, Args)]
+pub(crate) struct RotateArgs {
+    /// A TOML file with settings, named as the flags with `_` for `-`.
+    #[arg(long, value_name = "FILE")]
+    pub(crate) config: Option<PathBuf>,
+    /// The database, as the application role. Better in BELLJAR_DATABASE_URL: other users see a process's flags.
+    #[arg(long, value_name = "URL")]
+    pub(crate) database_url: Option<String>,
+    #[command(flatten)]
+    pub(crate) sealing: SealingArgs,
 }
 
 #[derive(Debug, Args)]
@@ -125,9 +162,11 @@ enum ToolCommand {
     Run(RunArgs),
     /// Upload a component to a server.
     Push(PushArgs),
+    /// Run a build on what a recorded call was given, offline, and tell what differs. Exits with 1 when something does.
+    Replay(ReplayArgs),
 }
 
-#[derive(Debug, Args)]
+#[derive(Debug, Default, Args)]
 pub(crate) struct RunArgs {
     /// The component, a .wasm file.
     pub(crate) file: PathBuf,
@@ -139,6 +178,21 @@ pub(crate) struct RunArgs {
     /// A config value that the tool may read. May be repeated.
     #[arg(long, value_name = "KEY=VALUE")]
     pub(crate) config: Vec<String>,
+    /// A file with the grants of the call, JSON as in a binding: `{"http": [{"host": "api.example.com"}]}`.
+    #[arg(long, value_name = "FILE")]
+    pub(crate) grants: Option<PathBuf>,
+    /// A secret that the grants name, from an environment variable. May be repeated.
+    #[arg(long, value_name = "NAME=VARIABLE")]
+    pub(crate) secret: Vec<String>,
+    /// An entry of the key-value store before the call; the key is what follows the last `/`. May be repeated.
+    #[arg(long, value_name = "NAMESPACE/KEY=VALUE")]
+    pub(crate) entry: Vec<String>,
+    /// A private address that the tool may reach. May be repeated.
+    #[arg(long, value_name = "ADDRESS:PORT")]
+    pub(crate) allow_egress: Vec<SocketAddr>,
+    /// A file with the manifest of a component with plain typed exports, JSON.
+    #[arg(long, value_name = "FILE")]
+    pub(crate) manifest: Option<PathBuf>,
     /// The end user for whom the call is made.
     #[arg(long, value_name = "ID")]
     pub(crate) external_user_id: Option<String>,
@@ -159,6 +213,29 @@ pub(crate) struct PushArgs {
     /// A label for people, such as a version number.
     #[arg(long)]
     pub(crate) label: Option<String>,
+    /// A file with the manifest of a component with plain typed exports, JSON.
+    #[arg(long, value_name = "FILE")]
+    pub(crate) manifest: Option<PathBuf>,
+}
+
+/// The recording comes from the server, found as by `tool push`, or from a file.
+#[derive(Debug, Args)]
+pub(crate) struct ReplayArgs {
+    /// The recorded call, `call_...`. Not needed with --recording.
+    #[arg(value_name = "CALL", required_unless_present = "recording")]
+    pub(crate) call: Option<String>,
+    /// The build to try, a .wasm file.
+    #[arg(long, value_name = "FILE")]
+    pub(crate) wasm: PathBuf,
+    /// What `GET /v1/tool-calls/{id}/recording` answered, in a file.
+    #[arg(long, value_name = "FILE", conflicts_with = "call")]
+    pub(crate) recording: Option<PathBuf>,
+    /// A file with the manifest of a component with plain typed exports, JSON.
+    #[arg(long, value_name = "FILE")]
+    pub(crate) manifest: Option<PathBuf>,
+    /// Print the comparison as one JSON object.
+    #[arg(long)]
+    pub(crate) json: bool,
 }
 
 /// Reads the command line, does what it says, and turns an error into words and an exit code.
@@ -171,9 +248,11 @@ pub fn main() -> ExitCode {
         Command::Dev(args) => config::dev(args).and_then(dev::main),
         Command::Serve(args) => config::serve(&args).and_then(serve::main),
         Command::Migrate(args) => config::migrate(args).and_then(migrate::main),
+        Command::Keys(KeysCommand::Rotate(args)) => config::rotate(&args).and_then(keys::rotate),
         Command::Tool(ToolCommand::New { name }) => tool::new(&name),
         Command::Tool(ToolCommand::Run(args)) => tool::run(args),
         Command::Tool(ToolCommand::Push(args)) => tool::push(args),
+        Command::Tool(ToolCommand::Replay(args)) => tool::replay(args),
         Command::CompileComponent => return tool_executor::compile::child_main(),
     };
     match done {

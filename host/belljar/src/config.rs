@@ -8,10 +8,14 @@ use std::{collections::BTreeMap, net::SocketAddr, path::PathBuf, time::Duration}
 
 use domain::{ExposeSecret, SecretString};
 use model_providers::{Endpoint, EndpointKind};
-use tenancy::{DbSettings, seal::MasterKey};
+use tenancy::{
+    DbSettings,
+    seal::{Kek, MasterKey},
+};
+use zeroize::Zeroizing;
 
 use crate::{
-    cli::{DevArgs, MigrateArgs, ServeArgs},
+    cli::{DevArgs, MigrateArgs, RotateArgs, SealingArgs, ServeArgs},
     config::sources::Sources,
 };
 
@@ -21,6 +25,8 @@ const OPERATOR_TOKEN_CHARS_MIN: usize = 32;
 const DATABASE_CONNECTIONS_DEFAULT: u32 = 32;
 /// More would be refused by a Postgres with its usual 100.
 const DATABASE_CONNECTIONS_MAX: u32 = 1_000;
+/// Connections of `keys rotate`: it works in one transaction after the other.
+const ROTATE_CONNECTIONS: u32 = 2;
 /// Runs at the same time when nobody says. A run that waits for a model costs little.
 const CONCURRENT_RUNS_DEFAULT: usize = 256;
 const CONCURRENT_RUNS_MAX: usize = 100_000;
@@ -68,6 +74,13 @@ pub(crate) struct Dev {
     pub(crate) log: Log,
 }
 
+/// What `keys rotate` is started with.
+pub(crate) struct Rotate {
+    pub(crate) database: DbSettings,
+    pub(crate) master_key: MasterKey,
+    pub(crate) log: Log,
+}
+
 /// What `migrate` is started with.
 pub(crate) struct Migrate {
     pub(crate) owner_database_url: SecretString,
@@ -102,15 +115,57 @@ pub fn serve(args: &ServeArgs) -> anyhow::Result<Serve> {
         ("operator_token_file", args.operator_token_file.clone()),
         ("database_url", args.database_url.clone()),
         ("database_connections", args.database_connections.clone()),
-        ("master_key_file", args.master_key_file.clone()),
         ("cache_dir", args.cache_dir.clone()),
         ("concurrent_runs", args.concurrent_runs.clone()),
         ("concurrent_tool_calls", args.concurrent_tool_calls.clone()),
         ("drain_seconds", args.drain_seconds.clone()),
         ("allow_egress", (!args.allow_egress.is_empty()).then(|| args.allow_egress.join(","))),
     ];
+    let flags = flags.into_iter().chain(sealing_flags(&args.sealing));
     let file = args.config.clone().or_else(|| variable("BELLJAR_CONFIG").map(PathBuf::from));
     Ok(read_serve(Sources::new(flags, variable, file), platform(), log())?)
+}
+
+pub(crate) fn rotate(args: &RotateArgs) -> anyhow::Result<Rotate> {
+    let flags = [("database_url", args.database_url.clone())].into_iter().chain(sealing_flags(&args.sealing));
+    let file = args.config.clone().or_else(|| variable("BELLJAR_CONFIG").map(PathBuf::from));
+    Ok(read_rotate(Sources::new(flags, variable, file), log())?)
+}
+
+fn sealing_flags(args: &SealingArgs) -> [(&'static str, Option<String>); 3] {
+    [
+        ("master_key_file", args.master_key_file.clone()),
+        ("key_encryption_key_file", args.key_encryption_key_file.clone()),
+        ("previous_key_encryption_keys_file", args.previous_key_encryption_keys_file.clone()),
+    ]
+}
+
+fn read_rotate(mut sources: Sources, log: Log) -> Result<Rotate, Mistakes> {
+    let (url, master_key) = (read_database_url(&mut sources), read_master_key(&mut sources));
+    match (url, master_key, sources.mistakes().as_slice()) {
+        (Some(url), Some(master_key), []) => {
+            let database = DbSettings { url, connections: ROTATE_CONNECTIONS };
+            Ok(Rotate { database, master_key, log })
+        }
+        (.., mistakes) => Err(Mistakes(mistakes.to_vec())),
+    }
+}
+
+fn read_database_url(sources: &mut Sources) -> Option<SecretString> {
+    let url = sources.secret("database_url");
+    match url.as_ref().map(|url| scheme_is_postgres(url.expose_secret())) {
+        Some(true) => {}
+        Some(false) => {
+            let name = sources.name("database_url");
+            sources.mistake(format!("{name} is not a database URL: use postgres://ROLE:PASSWORD@HOST:PORT/DATABASE"));
+        }
+        None => sources.mistake(
+            "BELLJAR_DATABASE_URL is missing: set it to the URL of the application role, \
+             postgres://belljar_app:PASSWORD@HOST:PORT/DATABASE"
+                .into(),
+        ),
+    }
+    url
 }
 
 fn read_serve(mut sources: Sources, platform: Platform, log: Log) -> Result<Serve, Mistakes> {
@@ -140,19 +195,7 @@ fn read_serve(mut sources: Sources, platform: Platform, log: Log) -> Result<Serv
         }
         _ => {}
     }
-    let database_url = sources.secret("database_url");
-    match database_url.as_ref().map(|url| scheme_is_postgres(url.expose_secret())) {
-        Some(true) => {}
-        Some(false) => {
-            let name = sources.name("database_url");
-            sources.mistake(format!("{name} is not a database URL: use postgres://ROLE:PASSWORD@HOST:PORT/DATABASE"));
-        }
-        None => sources.mistake(
-            "BELLJAR_DATABASE_URL is missing: set it to the URL of the application role, \
-             postgres://belljar_app:PASSWORD@HOST:PORT/DATABASE"
-                .into(),
-        ),
-    }
+    let database_url = read_database_url(&mut sources);
     let master_key = read_master_key(&mut sources);
     let cache_dir = sources.text("cache_dir").map(PathBuf::from);
     if cache_dir.is_none() {
@@ -193,27 +236,61 @@ fn read_master_key(sources: &mut Sources) -> Option<MasterKey> {
         );
         return None;
     };
-    match parse_master_key(&text) {
-        Ok(key) => Some(key),
+    let master_key = match parse_key(&text) {
+        Ok(key) => MasterKey::new(*key),
         Err(reason) => {
             sources.mistake(format!("the master key {reason}: use 64 hex digits, from `openssl rand -hex 32`"));
-            None
+            return None;
         }
+    };
+    read_keks(sources).map(|(current, previous)| master_key.with_keks(current, previous))
+}
+
+/// The key that seals data keys, and those that did before. Without the first, one derived from the master key.
+fn read_keks(sources: &mut Sources) -> Option<(Option<Kek>, Vec<Kek>)> {
+    let mut keks: Vec<Kek> = Vec::new();
+    let mut read = |sources: &mut Sources, which: &str, text: &SecretString| match parse_key(text) {
+        Ok(key) => {
+            let kek = Kek::new(*key);
+            if keks.iter().any(|known| known.id() == kek.id()) {
+                sources.mistake(format!("{which} is given twice: name each key-encryption key once"));
+            }
+            keks.push(kek);
+        }
+        Err(reason) => {
+            sources.mistake(format!("{which} {reason}: use 64 hex digits, from `openssl rand -hex 32`"));
+        }
+    };
+    let before = sources.mistakes().len();
+    let current = sources.secret("key_encryption_key");
+    if let Some(text) = &current {
+        read(sources, "the key-encryption key", text);
     }
+    let previous = sources.secret("previous_key_encryption_keys");
+    let previous = previous.as_ref().map(|text| text.expose_secret()).unwrap_or_default();
+    let listed = previous.split([',', '\n']).map(str::trim).filter(|text| !text.is_empty());
+    for (at, text) in (1..).zip(listed) {
+        read(sources, &format!("the previous key-encryption key number {at}"), &SecretString::from(text));
+    }
+    if sources.mistakes().len() > before {
+        return None;
+    }
+    let previous = keks.split_off(usize::from(current.is_some()));
+    Some((keks.pop(), previous))
 }
 
 /// 64 hex digits that somebody drew.
-pub(crate) fn parse_master_key(text: &SecretString) -> Result<MasterKey, String> {
+pub(crate) fn parse_key(text: &SecretString) -> Result<Zeroizing<[u8; 32]>, String> {
     let text = text.expose_secret().trim();
-    let mut bytes = [0; 32];
+    let mut bytes = Zeroizing::new([0; 32]);
     if text.len() != 64 {
         return Err(format!("has {} characters", text.chars().count()));
     }
-    hex::decode_to_slice(text, &mut bytes).map_err(|_| "has characters that are no hex digits".to_owned())?;
+    hex::decode_to_slice(text, &mut bytes[..]).map_err(|_| "has characters that are no hex digits".to_owned())?;
     if bytes.iter().all(|byte| *byte == bytes[0]) {
         return Err("is one byte, repeated".to_owned());
     }
-    Ok(MasterKey::new(bytes))
+    Ok(bytes)
 }
 
 pub(crate) fn dev(args: DevArgs) -> anyhow::Result<Dev> {
@@ -264,6 +341,11 @@ pub(crate) fn migrate(args: MigrateArgs) -> anyhow::Result<Migrate> {
 /// Which server `tool push` speaks to, as far as the environment says.
 pub(crate) fn server() -> (Option<String>, Option<SecretString>) {
     (variable("BELLJAR_URL"), variable("BELLJAR_API_KEY").map(SecretString::from))
+}
+
+/// A secret for `tool run`, from the variable that its `--secret` names.
+pub(crate) fn secret_variable(name: &str) -> Option<SecretString> {
+    variable(name).map(SecretString::from)
 }
 
 /// The platform's own provider, where the environment has a key for one. Its URL is the operator's word.

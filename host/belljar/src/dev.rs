@@ -133,13 +133,16 @@ fn greeting(file: &DevFile, path: &Path, seeded: &Seeded, config: &Dev, limits: 
     );
     text += &format!(
         "\nA tool call may use, when nobody says otherwise: {} fuel (about a second of plain work), {} MiB of memory, {} s,\n\
-         {} KiB of output, {} KiB of logs, {} host calls.\n\nCtrl-C stops everything; the data stays in {}.\n",
+         {} KiB of output, {} KiB of logs, {} host calls, {} requests and {} MiB over \
+         HTTP.\n\nCtrl-C stops everything; the data stays in {}.\n",
         grouped(limits.fuel),
         limits.memory_bytes >> 20,
         limits.deadline_ms / 1000,
         limits.output_bytes >> 10,
         limits.log_bytes >> 10,
         grouped(limits.host_calls),
+        limits.http_requests,
+        limits.http_bytes >> 20,
         config.data_dir.display(),
     );
     text

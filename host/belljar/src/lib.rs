@@ -10,6 +10,7 @@
 pub mod cli;
 pub mod config;
 mod dev;
+mod keys;
 mod migrate;
 mod private_file;
 pub mod serve;

@@ -31,7 +31,11 @@ pub(crate) fn random_once(path: &Path) -> anyhow::Result<SecretString> {
 
 /// 32 random bytes in hex.
 pub(crate) fn random() -> anyhow::Result<SecretString> {
-    Ok(SecretString::from(hex::encode(&random_bytes()?[..])))
+    Ok(SecretString::from(random_hex()?))
+}
+
+pub(crate) fn random_hex() -> anyhow::Result<String> {
+    Ok(hex::encode(&random_bytes()?[..]))
 }
 
 pub(crate) fn random_bytes() -> anyhow::Result<Zeroizing<[u8; 32]>> {

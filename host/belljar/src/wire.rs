@@ -63,13 +63,14 @@ pub async fn assemble(settings: Settings) -> anyhow::Result<App> {
     let mut tx = db.global().await?;
     prices::install_default(&mut tx, clock.now()).await?;
     tx.commit().await?;
+    let egress = Egress::new(settings.allow_egress)?;
     let executor = executor(ExecutorSettings {
         cache_dir: settings.cache_dir,
         mac_key: settings.master_key.derive("belljar compiled code 1"),
         compile_command: settings.compile_command,
         concurrency: settings.concurrent_tool_calls,
+        egress: egress.clone(),
     })?;
-    let egress = Egress::new(settings.allow_egress)?;
     let providers = Arc::new(Providers::new(egress.clone(), settings.platform));
     let admission = Arc::new(Admission::new(Arc::new(executor.clone()), clock.clone(), ids.clone()));
     let runtime = AgentRuntime::new(Parts {
@@ -129,17 +130,21 @@ pub(crate) struct ExecutorSettings {
     pub(crate) mac_key: zeroize::Zeroizing<[u8; 32]>,
     pub(crate) compile_command: Vec<OsString>,
     pub(crate) concurrency: u32,
+    /// The way out of tools.
+    pub(crate) egress: Egress,
 }
 
 pub(crate) fn executor(settings: ExecutorSettings) -> anyhow::Result<Executor> {
     let cache_dir = settings.cache_dir.clone();
     Executor::start(tool_executor::Settings {
+        scratch_dir: settings.cache_dir.join("scratch"),
         cache_dir: settings.cache_dir,
         mac_key: settings.mac_key,
         compile_command: settings.compile_command,
         concurrency: settings.concurrency,
         memory_cache_bytes: MAPPED_CODE_BYTES_MAX,
         clock: Arc::new(SystemClock),
+        egress: settings.egress,
     })
     .with_context(|| format!("the tool executor does not start; compiled code belongs in `{}`", cache_dir.display()))
 }

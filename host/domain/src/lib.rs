@@ -17,11 +17,11 @@ pub mod page;
 pub mod problem;
 pub mod time;
 
-pub use grants::Grants;
+pub use grants::{CallGrants, Grants};
 pub use ids::*;
 pub use limits::{Limits, LimitsRequest};
 pub use money::{Amount, Money};
-pub use names::{AgentName, FunctionName, ToolName};
+pub use names::{AgentName, FunctionName, SecretName, ToolName};
 pub use problem::{FieldError, Kind, Problem};
 pub use secrecy::{ExposeSecret, SecretString};
 pub use time::{Clock, SystemClock, Timestamp};

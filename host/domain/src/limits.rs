@@ -18,6 +18,21 @@ pub struct Limits {
     pub log_bytes: u64,
     /// Calls from the tool into the host.
     pub host_calls: u64,
+    /// Requests sent, redirects included.
+    #[serde(default = "http_requests_default")]
+    pub http_requests: u64,
+    /// Heads and bodies of all requests and responses together.
+    #[serde(default = "http_bytes_default")]
+    pub http_bytes: u64,
+}
+
+// Rows of an older release do not have these two.
+fn http_requests_default() -> u64 {
+    Limits::DEFAULT.http_requests
+}
+
+fn http_bytes_default() -> u64 {
+    Limits::DEFAULT.http_bytes
 }
 
 /// Limits as a tenant writes them: what is absent is the plan's default.
@@ -36,6 +51,10 @@ pub struct LimitsRequest {
     pub log_bytes: Option<u64>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub host_calls: Option<u64>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub http_requests: Option<u64>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub http_bytes: Option<u64>,
 }
 
 /// A limit that is zero or above the plan's ceiling.
@@ -56,6 +75,8 @@ impl Limits {
         output_bytes: 256 << 10,
         log_bytes: 64 << 10,
         host_calls: 100_000,
+        http_requests: 50,
+        http_bytes: 8 << 20,
     };
 
     /// The most that any plan can allow: the engine's pool is built for it.
@@ -66,6 +87,8 @@ impl Limits {
         output_bytes: 4 << 20,
         log_bytes: 1 << 20,
         host_calls: 1_000_000,
+        http_requests: 1_000,
+        http_bytes: 64 << 20,
     };
 
     /// Each limit, the lower of two.
@@ -77,6 +100,8 @@ impl Limits {
             output_bytes: self.output_bytes.min(other.output_bytes),
             log_bytes: self.log_bytes.min(other.log_bytes),
             host_calls: self.host_calls.min(other.host_calls),
+            http_requests: self.http_requests.min(other.http_requests),
+            http_bytes: self.http_bytes.min(other.http_bytes),
         }
     }
 }
@@ -97,6 +122,8 @@ impl LimitsRequest {
             output_bytes: pick("output_bytes", self.output_bytes, default.output_bytes, ceiling.output_bytes)?,
             log_bytes: pick("log_bytes", self.log_bytes, default.log_bytes, ceiling.log_bytes)?,
             host_calls: pick("host_calls", self.host_calls, default.host_calls, ceiling.host_calls)?,
+            http_requests: pick("http_requests", self.http_requests, default.http_requests, ceiling.http_requests)?,
+            http_bytes: pick("http_bytes", self.http_bytes, default.http_bytes, ceiling.http_bytes)?,
         })
     }
 }

@@ -95,6 +95,18 @@ name!(
     |text| slug(text, 30)
 );
 
+name!(
+    /// The name of a secret.
+    SecretName,
+    "a secret name",
+    "^[a-zA-Z][a-zA-Z0-9_-]{0,62}$",
+    |text| {
+        (1..=63).contains(&text.len())
+            && text[0].is_ascii_alphabetic()
+            && text.iter().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'_' | b'-'))
+    }
+);
+
 fn slug(text: &[u8], max: usize) -> bool {
     (1..=max).contains(&text.len())
         && text[0].is_ascii_lowercase()

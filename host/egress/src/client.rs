@@ -9,15 +9,16 @@ use std::{
 };
 
 use bytes::Bytes;
+use domain::grants::http::Scheme;
 use futures::{StreamExt, stream::BoxStream};
 use http::{HeaderMap, Method, StatusCode};
 use reqwest::{Certificate, Client, redirect};
 use url::Url;
 
 use crate::{
-    EgressError, Lookup, SystemLookup,
+    EgressError, Lookup, SystemLookup, Target, Wait,
+    exchange::PlainHttp,
     lookup::{Gate, GatedResolver},
-    url_check::{Scheme, Target},
 };
 
 /// Longest wait for a connection: the lookup, TCP and TLS together. Beyond it a person thinks that nothing happens.
@@ -70,14 +71,51 @@ pub struct Egress {
     inner: Arc<Clients>,
 }
 
+struct Clients {
+    operator: Client,
+    /// For what a tenant's settings name: the same few hosts again and again.
+    kept: Gated,
+    /// For tools. A connection is used once: what a hostile server sent ahead on it, or a request that its server and
+    /// this host would end in different places, can reach no other request, call or tenant.
+    unshared: Gated,
+    exceptions: BTreeMap<u16, Vec<IpAddr>>,
+}
+
 /// One client per gate: a connection in a client's pool has passed that client's gate, and no other. A resolver is not
 /// told the port, so each port that occurs among the exceptions has clients of its own.
-struct Clients {
+struct Gated {
     public: Client,
-    operator: Client,
-    https: BTreeMap<u16, Client>,
-    http: BTreeMap<u16, Client>,
-    exceptions: BTreeMap<u16, Vec<IpAddr>>,
+    /// Public addresses and the exceptions, by port.
+    with_exceptions: BTreeMap<u16, Client>,
+    /// The exceptions alone, by port.
+    only_exceptions: BTreeMap<u16, Client>,
+}
+
+impl Gated {
+    fn new(
+        exceptions: &BTreeMap<u16, Vec<IpAddr>>,
+        idle_max: usize,
+        lookup: &Arc<dyn Lookup>,
+    ) -> Result<Gated, EgressError> {
+        let client = |gate| client(gate, idle_max, Arc::clone(lookup));
+        let of_ports = |gate: fn(Vec<IpAddr>) -> Gate| -> Result<BTreeMap<u16, Client>, EgressError> {
+            exceptions.iter().map(|(port, ips)| Ok((*port, client(gate(ips.clone()))?))).collect()
+        };
+        Ok(Gated {
+            public: client(Gate::Public { exceptions: Vec::new() })?,
+            with_exceptions: of_ports(|exceptions| Gate::Public { exceptions })?,
+            only_exceptions: of_ports(|exceptions| Gate::Only { exceptions })?,
+        })
+    }
+
+    /// The client whose resolver has this gate.
+    fn client(&self, gate: &Gate, port: u16) -> &Client {
+        let of_port = match gate {
+            Gate::Only { .. } => self.only_exceptions.get(&port),
+            Gate::Open | Gate::Public { .. } => self.with_exceptions.get(&port),
+        };
+        of_port.unwrap_or(&self.public)
+    }
 }
 
 impl Egress {
@@ -91,19 +129,12 @@ impl Egress {
         for address in allowed {
             exceptions.entry(address.port()).or_default().push(address.ip().to_canonical());
         }
-        let client = |gate| client(gate, Arc::clone(&lookup));
-        let mut clients = Clients {
-            public: client(Gate::Public { exceptions: Vec::new() })?,
-            operator: client(Gate::Open)?,
-            https: BTreeMap::new(),
-            http: BTreeMap::new(),
-            exceptions: BTreeMap::new(),
+        let clients = Clients {
+            operator: client(Gate::Open, IDLE_CONNECTIONS_MAX, Arc::clone(&lookup))?,
+            kept: Gated::new(&exceptions, IDLE_CONNECTIONS_MAX, &lookup)?,
+            unshared: Gated::new(&exceptions, 0, &lookup)?,
+            exceptions,
         };
-        for (port, exceptions) in &exceptions {
-            clients.https.insert(*port, client(Gate::Public { exceptions: exceptions.clone() })?);
-            clients.http.insert(*port, client(Gate::Only { exceptions: exceptions.clone() })?);
-        }
-        clients.exceptions = exceptions;
         Ok(Egress { inner: Arc::new(clients) })
     }
 
@@ -119,13 +150,17 @@ impl Egress {
     /// body closes the connection.
     pub async fn send(&self, request: Request) -> Result<Response, EgressError> {
         let target = Target::parse(&request.url)?;
-        target.pass(&self.gate(&target, request.chosen_by))?;
-        let client = self.client(&target, request.chosen_by);
+        let gate = self.gate(&target, request.chosen_by);
+        target.pass(&gate)?;
+        let client = match request.chosen_by {
+            ChosenBy::Operator => &self.inner.operator,
+            ChosenBy::Tenant => self.inner.kept.client(&gate, target.port),
+        };
         let Target { url, host, .. } = target;
         let sending = client.request(request.method, url).headers(request.headers).body(request.body).send();
         let answer = match tokio::time::timeout(request.first_byte, sending).await {
             Ok(answer) => answer.map_err(|error| EgressError::sending(&host, error))?,
-            Err(_) => return Err(EgressError::Timeout { host, waited_for: "the beginning of its answer" }),
+            Err(_) => return Err(EgressError::Timeout { host, waited_for: Wait::Head }),
         };
         let (status, headers) = (answer.status(), answer.headers().clone());
         if answer.content_length().is_some_and(|bytes| bytes > request.body_bytes_max) {
@@ -135,27 +170,31 @@ impl Egress {
         Ok(Response { status, headers, body })
     }
 
-    /// The client whose resolver has the gate that `gate` names.
-    fn client(&self, target: &Target, chosen_by: ChosenBy) -> &Client {
-        let clients = &*self.inner;
+    fn gate(&self, target: &Target, chosen_by: ChosenBy) -> Gate {
         match (chosen_by, target.scheme) {
-            (ChosenBy::Operator, _) => &clients.operator,
-            (ChosenBy::Tenant, Scheme::Https) => clients.https.get(&target.port).unwrap_or(&clients.public),
-            (ChosenBy::Tenant, Scheme::Http) => clients.http.get(&target.port).unwrap_or(&clients.public),
+            (ChosenBy::Operator, _) => Gate::Open,
+            (ChosenBy::Tenant, Scheme::Https) => Gate::Public { exceptions: self.exceptions(target.port) },
+            (ChosenBy::Tenant, Scheme::Http) => Gate::Only { exceptions: self.exceptions(target.port) },
         }
     }
 
-    fn gate(&self, target: &Target, chosen_by: ChosenBy) -> Gate {
-        let exceptions = || self.inner.exceptions.get(&target.port).cloned().unwrap_or_default();
-        match (chosen_by, target.scheme) {
-            (ChosenBy::Operator, _) => Gate::Open,
-            (ChosenBy::Tenant, Scheme::Https) => Gate::Public { exceptions: exceptions() },
-            (ChosenBy::Tenant, Scheme::Http) => Gate::Only { exceptions: exceptions() },
-        }
+    /// The gate of a tool's request, and the client behind it.
+    pub(crate) fn unshared(&self, target: &Target, plain_http: PlainHttp) -> (Gate, &Client) {
+        let exceptions = self.exceptions(target.port);
+        let gate = match (target.scheme, plain_http) {
+            (Scheme::Https, _) | (Scheme::Http, PlainHttp::Anywhere) => Gate::Public { exceptions },
+            (Scheme::Http, PlainHttp::OperatorsExceptions) => Gate::Only { exceptions },
+        };
+        let client = self.inner.unshared.client(&gate, target.port);
+        (gate, client)
+    }
+
+    fn exceptions(&self, port: u16) -> Vec<IpAddr> {
+        self.inner.exceptions.get(&port).cloned().unwrap_or_default()
     }
 }
 
-fn client(gate: Gate, lookup: Arc<dyn Lookup>) -> Result<Client, EgressError> {
+fn client(gate: Gate, idle_max: usize, lookup: Arc<dyn Lookup>) -> Result<Client, EgressError> {
     let resolver = Arc::new(GatedResolver { lookup, gate });
     #[expect(clippy::disallowed_methods, reason = "this is the way out")]
     let builder = || {
@@ -172,7 +211,7 @@ fn client(gate: Gate, lookup: Arc<dyn Lookup>) -> Result<Client, EgressError> {
             .tcp_nodelay(true)
             .connect_timeout(Duration::from_secs(CONNECT_SECONDS_MAX))
             .pool_idle_timeout(Duration::from_secs(IDLE_SECONDS_MAX))
-            .pool_max_idle_per_host(IDLE_CONNECTIONS_MAX)
+            .pool_max_idle_per_host(idle_max)
             .dns_resolver(Arc::clone(&resolver))
     };
     builder().build().or_else(|error| {
@@ -197,7 +236,7 @@ fn capped(
                 Ok(None) => return None,
                 Ok(Some(Ok(piece))) => Ok(piece),
                 Ok(Some(Err(error))) => Err(EgressError::sending(&host, error)),
-                Err(_) => Err(EgressError::Timeout { host: host.clone(), waited_for: "more of its answer" }),
+                Err(_) => Err(EgressError::Timeout { host: host.clone(), waited_for: Wait::Body }),
             };
             match piece {
                 Ok(piece) if bytes + piece.len() as u64 <= bytes_max => {

@@ -12,20 +12,63 @@ pub enum EgressError {
     BadUrl(&'static str),
     #[error("`{host}` is not a public address; the operator can allow it with --allow-egress ADDRESS:PORT")]
     AddressRefused { host: String },
-    #[error("could not reach `{host}`: {reason}; check the URL and whether the service is up")]
+    #[error("could not reach `{host}`: {}; check the URL and whether the service is up", reason.as_str())]
     ConnectFailed {
         host: String,
-        reason: &'static str,
+        reason: Failure,
         #[source]
         source: reqwest::Error,
     },
-    #[error("`{host}` did not answer in time ({waited_for}); try again, or check whether the service is up")]
-    Timeout { host: String, waited_for: &'static str },
+    #[error("`{host}` did not answer in time ({}); try again, or check whether the service is up", waited_for.as_str())]
+    Timeout { host: String, waited_for: Wait },
     #[error("`{host}` sent more than the {bytes_max} bytes that are read from it")]
     TooLarge { host: String, bytes_max: u64 },
     /// The HTTP client itself could not be made.
     #[error("outgoing connections could not be set up")]
     Setup(#[source] reqwest::Error),
+}
+
+/// Where an exchange failed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Failure {
+    Name,
+    Refused,
+    Tls,
+    Unreachable,
+    /// What came is no HTTP/1.1, or its head is larger than any that is read.
+    NotHttp,
+    Broken,
+}
+
+impl Failure {
+    fn as_str(self) -> &'static str {
+        match self {
+            Failure::Name => "its name does not resolve",
+            Failure::Refused => "it refused the connection",
+            Failure::Tls => "it does not speak TLS, or its certificate is not trusted",
+            Failure::Unreachable => "no connection could be made",
+            Failure::NotHttp => "it did not answer in HTTP/1.1, or its head has more than 100 headers",
+            Failure::Broken => "the connection broke",
+        }
+    }
+}
+
+/// What was waited for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Wait {
+    Connection,
+    Head,
+    Body,
+}
+
+impl Wait {
+    fn as_str(self) -> &'static str {
+        match self {
+            Wait::Connection => "connecting",
+            Wait::Head => "the beginning of its answer",
+            Wait::Body => "more of its answer",
+        }
+    }
 }
 
 impl EgressError {
@@ -36,14 +79,15 @@ impl EgressError {
             return EgressError::AddressRefused { host };
         }
         if error.is_timeout() {
-            return EgressError::Timeout { host, waited_for: "connecting" };
+            return EgressError::Timeout { host, waited_for: Wait::Connection };
         }
         let reason = match source::<io::Error>(&error).map(io::Error::kind) {
-            _ if error.is_dns() => "its name does not resolve",
-            Some(io::ErrorKind::ConnectionRefused) => "it refused the connection",
-            Some(io::ErrorKind::InvalidData) => "it does not speak TLS, or its certificate is not trusted",
-            _ if error.is_connect() => "no connection could be made",
-            _ => "the connection broke",
+            _ if error.is_dns() => Failure::Name,
+            Some(io::ErrorKind::ConnectionRefused) => Failure::Refused,
+            Some(io::ErrorKind::InvalidData) => Failure::Tls,
+            _ if error.is_connect() => Failure::Unreachable,
+            _ if source::<hyper::Error>(&error).is_some_and(hyper::Error::is_parse) => Failure::NotHttp,
+            _ => Failure::Broken,
         };
         EgressError::ConnectFailed { host, reason, source: error.without_url() }
     }

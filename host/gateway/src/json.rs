@@ -95,6 +95,17 @@ pub(crate) fn parse<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, RequestError
     Ok(value)
 }
 
+/// A part of a form that is JSON. Its mistakes are told below `pointer`.
+pub(crate) fn part<T: DeserializeOwned>(bytes: &[u8], pointer: &str) -> Result<T, RequestError> {
+    let below = |field: FieldError| FieldError::new(format!("{pointer}{}", field.pointer), field.detail);
+    screen(bytes, Nul::Refused)?;
+    parse(bytes).map_err(|error| match error {
+        RequestError::Invalid(fields) => RequestError::Invalid(fields.into_iter().map(below).collect()),
+        RequestError::BadJson(words, field) => RequestError::BadJson(words, below(field)),
+        other => other,
+    })
+}
+
 /// The same for a value that was made of a body.
 pub(crate) fn from_value<T: DeserializeOwned>(value: Value) -> Result<T, RequestError> {
     serde_path_to_error::deserialize(value).map_err(|error| wrong(pointer(error.path()), error.inner()))

@@ -102,7 +102,9 @@ pub fn operator_router(gateway: Gateway) -> Router {
 }
 
 fn tenant_api() -> OpenApiRouter<Gateway> {
-    use crate::routes::{agents, calls, chat, conversations, keys, models, provider_keys, runs, tenant, tools, usage};
+    use crate::routes::{
+        agents, calls, chat, conversations, key_value, keys, models, provider_keys, runs, secrets, tenant, tools, usage,
+    };
     OpenApiRouter::new()
         .routes(routes!(tenant::show, tenant::change))
         .routes(routes!(keys::create, keys::list))
@@ -121,6 +123,8 @@ fn tenant_api() -> OpenApiRouter<Gateway> {
         .routes(routes!(calls::call))
         .routes(routes!(calls::list))
         .routes(routes!(calls::show))
+        .routes(routes!(calls::recording))
+        .routes(routes!(calls::replay))
         .routes(routes!(conversations::create, conversations::list))
         .routes(routes!(conversations::show, conversations::change, conversations::delete))
         .routes(routes!(conversations::messages))
@@ -130,6 +134,11 @@ fn tenant_api() -> OpenApiRouter<Gateway> {
         .routes(routes!(runs::cancel))
         .routes(routes!(provider_keys::list))
         .routes(routes!(provider_keys::put, provider_keys::delete))
+        .routes(routes!(secrets::list))
+        .routes(routes!(secrets::put, secrets::delete))
+        .routes(routes!(key_value::namespaces))
+        .routes(routes!(key_value::list))
+        .routes(routes!(key_value::get, key_value::put, key_value::delete))
         .routes(routes!(models::list))
         .routes(routes!(models::price_book))
         .routes(routes!(usage::report))

@@ -2,6 +2,7 @@
 
 use std::{collections::BTreeMap, sync::Arc};
 
+use agent_config::page::{TextPage, TextPageRequest};
 use axum::extract::{FromRequestParts, Query};
 use base64::{Engine, prelude::BASE64_URL_SAFE_NO_PAD};
 use domain::page::{PAGE_ROWS_DEFAULT, PAGE_ROWS_MAX, Page, PageRequest};
@@ -60,6 +61,20 @@ pub(crate) struct NoFilter {}
 pub(crate) struct Listing<F = NoFilter> {
     pub(crate) page: PageRequest,
     pub(crate) filter: F,
+    place: Place,
+}
+
+/// The same for a list whose rows have no id, in the order of their names.
+#[derive(Debug)]
+pub(crate) struct NameListing<F = NoFilter> {
+    pub(crate) page: TextPageRequest,
+    pub(crate) filter: F,
+    place: Place,
+}
+
+/// Whose list it is, and where: a cursor is of both.
+#[derive(Debug)]
+struct Place {
     cursors: CursorKey,
     owner: CursorOwner,
     path: String,
@@ -73,20 +88,55 @@ impl<F: DeserializeOwned> FromRequestParts<Gateway> for Listing<F> {
     type Rejection = Refusal;
 
     async fn from_request_parts(parts: &mut Parts, gateway: &Gateway) -> Result<Self, Refusal> {
-        let owner = parts.extensions.get().copied().unwrap_or(CursorOwner(Uuid::nil()));
-        let path = parts.uri.path().to_owned();
+        let place = Place::of(parts, gateway);
         let mut query = query(parts)?;
         let limit = limit(query.remove("limit").as_deref())?;
-        let after = query.remove("cursor").map(|cursor| gateway.cursors.open(owner, &path, &cursor)).transpose()?;
+        let after = query.remove("cursor").map(|cursor| place.open(&cursor)).transpose()?;
+        let after = after.map(|after| Uuid::from_slice(&after)).transpose().map_err(|_| RequestError::BadCursor)?;
         let filter = filter(query)?;
         let page = PageRequest { limit, after };
-        Ok(Listing { page, filter, cursors: gateway.cursors.clone(), owner, path })
+        Ok(Listing { page, filter, place })
+    }
+}
+
+impl<F: DeserializeOwned> FromRequestParts<Gateway> for NameListing<F> {
+    type Rejection = Refusal;
+
+    async fn from_request_parts(parts: &mut Parts, gateway: &Gateway) -> Result<Self, Refusal> {
+        let place = Place::of(parts, gateway);
+        let mut query = query(parts)?;
+        let limit = limit(query.remove("limit").as_deref())?;
+        let after = query.remove("cursor").map(|cursor| place.open(&cursor)).transpose()?;
+        let after = after.map(String::from_utf8).transpose().map_err(|_| RequestError::BadCursor)?;
+        Ok(NameListing { page: TextPageRequest { limit, after }, filter: filter(query)?, place })
+    }
+}
+
+impl Place {
+    fn of(parts: &Parts, gateway: &Gateway) -> Place {
+        let owner = parts.extensions.get().copied().unwrap_or(CursorOwner(Uuid::nil()));
+        Place { cursors: gateway.cursors.clone(), owner, path: parts.uri.path().to_owned() }
+    }
+
+    fn seal(&self, after: &[u8]) -> String {
+        self.cursors.seal(self.owner, &self.path, after)
+    }
+
+    fn open(&self, cursor: &str) -> Result<Vec<u8>, RequestError> {
+        self.cursors.open(self.owner, &self.path, cursor)
+    }
+}
+
+impl<F> NameListing<F> {
+    pub(crate) fn answer<T>(&self, page: TextPage<T>) -> Json<List<T>> {
+        let next_cursor = page.next.map(|after| self.place.seal(after.as_bytes()));
+        Json(List { data: page.data, next_cursor })
     }
 }
 
 impl<F> Listing<F> {
     pub(crate) fn list<T>(&self, page: Page<T>) -> List<T> {
-        let next_cursor = page.next.map(|after| self.cursors.seal(self.owner, &self.path, after));
+        let next_cursor = page.next.map(|after| self.place.seal(after.as_bytes()));
         List { data: page.data, next_cursor }
     }
 
@@ -154,23 +204,20 @@ impl CursorKey {
         Self(Arc::new(Hmac::new(&block.into())))
     }
 
-    fn seal(&self, owner: CursorOwner, path: &str, after: Uuid) -> String {
+    fn seal(&self, owner: CursorOwner, path: &str, after: &[u8]) -> String {
         let mac = self.mac(owner, path, after).finalize().into_bytes();
-        BASE64_URL_SAFE_NO_PAD.encode([after.as_bytes(), &mac[..MAC_BYTES]].concat())
+        BASE64_URL_SAFE_NO_PAD.encode([after, &mac[..MAC_BYTES]].concat())
     }
 
-    fn open(&self, owner: CursorOwner, path: &str, cursor: &str) -> Result<Uuid, RequestError> {
+    fn open(&self, owner: CursorOwner, path: &str, cursor: &str) -> Result<Vec<u8>, RequestError> {
         let bytes = BASE64_URL_SAFE_NO_PAD.decode(cursor).map_err(|_| RequestError::BadCursor)?;
-        let (after, mac) = bytes.split_first_chunk::<16>().ok_or(RequestError::BadCursor)?;
-        let after = Uuid::from_bytes(*after);
-        if mac.len() != MAC_BYTES || self.mac(owner, path, after).verify_truncated_left(mac).is_err() {
-            return Err(RequestError::BadCursor);
-        }
-        Ok(after)
+        let (after, mac) = bytes.split_last_chunk::<MAC_BYTES>().ok_or(RequestError::BadCursor)?;
+        self.mac(owner, path, after).verify_truncated_left(mac).map_err(|_| RequestError::BadCursor)?;
+        Ok(after.to_vec())
     }
 
-    fn mac(&self, owner: CursorOwner, path: &str, after: Uuid) -> Hmac<Sha256> {
-        Hmac::clone(&self.0).chain_update(owner.0.as_bytes()).chain_update(after.as_bytes()).chain_update(path)
+    fn mac(&self, owner: CursorOwner, path: &str, after: &[u8]) -> Hmac<Sha256> {
+        Hmac::clone(&self.0).chain_update(owner.0.as_bytes()).chain_update(after).chain_update(path)
     }
 }
 
@@ -184,8 +231,8 @@ mod tests {
     fn a_cursor_opens_only_where_it_was_given() {
         let key = CursorKey::new(&MasterKey::new([7; 32]));
         let (ada, bob, after) = (CursorOwner(SystemIds.uuid()), CursorOwner(SystemIds.uuid()), SystemIds.uuid());
-        let cursor = key.seal(ada, "/v1/runs", after);
-        assert_eq!(key.open(ada, "/v1/runs", &cursor).unwrap(), after);
+        let cursor = key.seal(ada, "/v1/runs", after.as_bytes());
+        assert_eq!(key.open(ada, "/v1/runs", &cursor).unwrap(), after.as_bytes());
         let mut forged = BASE64_URL_SAFE_NO_PAD.decode(&cursor).unwrap();
         forged[15] ^= 1;
         let forged = BASE64_URL_SAFE_NO_PAD.encode(forged);

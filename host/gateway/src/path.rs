@@ -2,7 +2,10 @@
 
 use agent_config::{AgentRef, ToolError, VersionRef};
 use axum::extract::{FromRequestParts, RawPathParams};
-use domain::{ApiKeyId, CallId, ConversationId, Kind, Problem, RunId, TenantId, ToolName, names::ProviderName};
+use domain::{
+    ApiKeyId, CallId, ConversationId, Kind, Problem, RunId, TenantId, ToolName,
+    names::{ProviderName, SecretName},
+};
 use http::request::Parts;
 
 use crate::{
@@ -60,6 +63,7 @@ names! {
     ConversationId, "conversation.not_found", "no conversation has this id; `GET /v1/conversations` lists those there are";
     RunId, "run.not_found", "no such run; `GET /v1/runs` lists yours";
     ApiKeyId, "api_key.not_found", "no such API key";
+    SecretName, "secret.not_found", "no such secret; `GET /v1/secrets` lists yours";
     ProviderName, "provider_key.not_found", "no such provider key; `GET /v1/provider-keys` lists yours";
     BookVersion, "price_book.not_found", "no price book has this version; an amount names the version that priced it";
     TenantId, "tenant.not_found", "no such tenant";
@@ -86,6 +90,17 @@ numbers! {
     Revision;
     /// The version of a price book.
     BookVersion;
+}
+
+/// A namespace of the key-value store. Which texts may be one, the store says.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct NamespacePath(pub(crate) String);
+
+/// A key in a namespace.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct EntryPath {
+    pub(crate) namespace: String,
+    pub(crate) key: String,
 }
 
 /// The name of a plan: any text, since plans are few and compared.
@@ -136,6 +151,41 @@ impl Names for (ToolName, VersionRef) {
     }
 }
 
+impl Names for NamespacePath {
+    fn read(texts: &[&str]) -> Result<Self, Refusal> {
+        match texts {
+            [namespace] => Ok(NamespacePath(without_nul(namespace)?)),
+            _ => Err(RequestError::NoRoute.into()),
+        }
+    }
+}
+
+impl Names for EntryPath {
+    fn read(texts: &[&str]) -> Result<Self, Refusal> {
+        match texts {
+            [namespace, key] => Ok(EntryPath { namespace: without_nul(namespace)?, key: without_nul(key)? }),
+            _ => Err(RequestError::NoRoute.into()),
+        }
+    }
+}
+
+/// The database keeps no NUL.
+fn without_nul(text: &str) -> Result<String, RequestError> {
+    if text.contains('\0') { Err(RequestError::Nul) } else { Ok(text.to_owned()) }
+}
+
+/// A text as one segment of a path: all but unreserved characters percent-encoded (RFC 3986).
+pub(crate) fn escaped(text: &str) -> String {
+    text.bytes().fold(String::with_capacity(text.len()), |mut path, byte| {
+        match byte {
+            b'-' | b'.' | b'_' | b'~' => path.push(char::from(byte)),
+            byte if byte.is_ascii_alphanumeric() => path.push(char::from(byte)),
+            byte => path.push_str(&format!("%{byte:02X}")),
+        }
+        path
+    })
+}
+
 fn name<A: Name>(text: &str) -> Result<A, Refusal> {
     A::read(text).ok_or_else(|| A::NOT_FOUND.into())
 }
@@ -152,7 +202,7 @@ impl<T: Names> FromRequestParts<Gateway> for Named<T> {
 
 #[cfg(test)]
 mod tests {
-    use agent_config::{AgentError, provider_keys::ProviderKeyError};
+    use agent_config::{AgentError, provider_keys::ProviderKeyError, secrets::SecretError};
     use conversation_store::conversations::ConversationError;
     use tenancy::{keys::KeyError, tenants::TenantError};
 
@@ -169,7 +219,16 @@ mod tests {
         same(ConversationId::NOT_FOUND, &ConversationError::NotFound);
         same(ApiKeyId::NOT_FOUND, &KeyError::NotFound);
         same(ProviderName::NOT_FOUND, &ProviderKeyError::NotFound);
+        same(SecretName::NOT_FOUND, &SecretError::NotFound);
         same(TenantId::NOT_FOUND, &TenantError::NotFound);
+    }
+
+    #[test]
+    fn a_key_is_one_segment_whatever_it_holds() {
+        assert_eq!(escaped("notes/ada b%ü~"), "notes%2Fada%20b%25%C3%BC~");
+        let entry = EntryPath::read(&["notes/ada", "a/b"]).unwrap();
+        assert_eq!((entry.namespace.as_str(), entry.key.as_str()), ("notes/ada", "a/b"));
+        assert_eq!(EntryPath::read(&["a", "\0"]).unwrap_err().code(), "request.invalid");
     }
 
     #[test]

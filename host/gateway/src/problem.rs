@@ -50,8 +50,6 @@ pub(crate) enum RequestError {
     MethodNotAllowed,
     #[error("`cursor` is not one that this list gave; leave it out to begin with the first page")]
     BadCursor,
-    #[error("{0} is not available yet; leave it out")]
-    Unavailable(&'static str),
     #[error("a handler panicked: {0}")]
     Panicked(String),
     #[error("an answer cannot be written")]
@@ -68,11 +66,9 @@ impl Problem for RequestError {
     fn kind(&self) -> Kind {
         match self {
             RequestError::BadJson(..) | RequestError::SlowBody(_) | RequestError::BrokenBody => Kind::Malformed,
-            RequestError::Invalid(_)
-            | RequestError::TooManyValues(_)
-            | RequestError::Nul
-            | RequestError::BadCursor
-            | RequestError::Unavailable(_) => Kind::Invalid,
+            RequestError::Invalid(_) | RequestError::TooManyValues(_) | RequestError::Nul | RequestError::BadCursor => {
+                Kind::Invalid
+            }
             RequestError::TooLarge(_) => Kind::TooLarge,
             RequestError::MediaType(_) => Kind::UnsupportedMediaType,
             RequestError::Overloaded => Kind::Unavailable,
@@ -96,7 +92,6 @@ impl Problem for RequestError {
             RequestError::NoRoute => "route.not_found",
             RequestError::MethodNotAllowed => "route.method_not_allowed",
             RequestError::BadCursor => "page.bad_cursor",
-            RequestError::Unavailable(_) => "request.unavailable",
             RequestError::Panicked(_) | RequestError::Unwritable(_) => "internal",
         }
     }

@@ -14,6 +14,7 @@ pub mod keys;
 mod migrate;
 mod placement;
 pub mod plans;
+pub mod rotate;
 pub mod seal;
 mod tenant;
 pub mod tenants;

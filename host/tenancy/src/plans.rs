@@ -20,7 +20,7 @@ pub struct Plan {
     pub tool_limits: Limits,
     /// Of one component.
     pub upload_bytes: i64,
-    /// Of all components of the tenant.
+    /// Of all components and key-value entries of the tenant.
     pub storage_bytes: i64,
     pub monthly_fee: Money,
 }

@@ -1,14 +1,16 @@
 //! Secrets at rest: envelope encryption with XChaCha20-Poly1305 (draft-irtf-cfrg-xchacha).
 //!
-//! A value is sealed by its tenant's data key; the data key by the key-encryption key, which is derived from the master
-//! key and never in the database. Both seals are bound to what they are of, so that a ciphertext moved to another row
-//! does not open.
+//! A value is sealed by its tenant's data key; the data key by a key-encryption key, which is derived from the master
+//! key or given beside it, and never in the database. Both seals are bound to what they are of, so that a ciphertext
+//! moved to another row does not open.
+
+use std::{collections::BTreeMap, sync::Arc};
 
 use chacha20poly1305::{
     XChaCha20Poly1305, XNonce,
     aead::{Aead, KeyInit, Payload},
 };
-use domain::{Kind, Problem, Timestamp};
+use domain::{Kind, Problem, TenantId, Timestamp};
 use hmac::{Hmac, Mac};
 use sha2::Sha256;
 use zeroize::Zeroizing;
@@ -17,18 +19,72 @@ use crate::{DbError, TenantTx};
 
 const NONCE_BYTES: usize = 24;
 
-/// The secret from which every other secret of the installation is derived. Kept outside of the database.
+/// The secret from which every other secret of the installation is derived, and the key-encryption keys given beside it.
+/// Kept outside of the database.
 #[derive(Clone)]
-pub struct MasterKey(Zeroizing<[u8; 32]>);
+pub struct MasterKey {
+    bytes: Zeroizing<[u8; 32]>,
+    /// Data keys are sealed under this one. `None`: under the one that is derived.
+    current: Option<Arc<Kek>>,
+    previous: Arc<[Kek]>,
+}
 
-impl MasterKey {
+/// A key-encryption key that was given by the operator. It seals data keys and nothing else.
+pub struct Kek(Zeroizing<[u8; 32]>);
+
+impl Kek {
     pub fn new(bytes: [u8; 32]) -> Self {
         Self(Zeroizing::new(bytes))
     }
 
+    /// 16 hex digits by which rows name it. They say nothing of the key.
+    pub fn id(&self) -> String {
+        hmac(&self.0[..], b"id")[..8].iter().map(|byte| format!("{byte:02x}")).collect()
+    }
+}
+
+impl MasterKey {
+    pub fn new(bytes: [u8; 32]) -> Self {
+        Self { bytes: Zeroizing::new(bytes), current: None, previous: Arc::new([]) }
+    }
+
+    /// The same with key-encryption keys: data keys are sealed under `current` from now on, and open under all of them.
+    /// The derived one always opens what it sealed.
+    #[must_use]
+    pub fn with_keks(self, current: Option<Kek>, previous: Vec<Kek>) -> Self {
+        Self { current: current.map(Arc::new), previous: previous.into(), ..self }
+    }
+
     /// A key for one purpose: HMAC-SHA256 of its name (RFC 5869, expand with one block).
     pub fn derive(&self, purpose: &str) -> Zeroizing<[u8; 32]> {
-        Zeroizing::new(hmac(&self.0[..], purpose.as_bytes()))
+        Zeroizing::new(hmac(&self.bytes[..], purpose.as_bytes()))
+    }
+
+    /// The id of the key-encryption key that seals; `None`: it is the derived one.
+    pub(crate) fn current_kek(&self) -> Option<String> {
+        self.current.as_ref().map(|kek| kek.id())
+    }
+
+    /// The key-encryption key of this id; of none, the derived one.
+    fn kek(&self, id: Option<&str>) -> Result<Zeroizing<[u8; 32]>, SealError> {
+        let Some(id) = id else { return Ok(self.derive("belljar key-encryption key 1")) };
+        let mut given = self.current.as_deref().into_iter().chain(self.previous.iter());
+        let found = given.find(|kek| kek.id() == id).ok_or_else(|| SealError::UnknownKek(id.to_owned()))?;
+        Ok(found.0.clone())
+    }
+
+    pub(crate) fn open_data_key(
+        &self,
+        tenant: TenantId,
+        version: i32,
+        kek: Option<&str>,
+        sealed: &[u8],
+    ) -> Result<Zeroizing<Vec<u8>>, SealError> {
+        decrypt(&self.kek(kek)?[..], &key_context(tenant, version), sealed)
+    }
+
+    pub(crate) fn seal_data_key(&self, tenant: TenantId, version: i32, key: &[u8]) -> Result<Vec<u8>, SealError> {
+        encrypt(&self.kek(self.current_kek().as_deref())?[..], &key_context(tenant, version), key)
     }
 }
 
@@ -52,6 +108,11 @@ pub enum SealError {
     /// The master key is another one than the value was sealed under, or the row was tampered with.
     #[error("a stored secret does not open; check that the master key is the one it was stored under")]
     DoesNotOpen,
+    #[error(
+        "a stored secret is sealed under the key-encryption key `{0}`, which this process does not have; add that key to \
+         `previous_key_encryption_keys`"
+    )]
+    UnknownKek(String),
     #[error("no randomness from the operating system")]
     NoRandomness,
     #[error(transparent)]
@@ -102,16 +163,32 @@ pub async fn open(
     context: &str,
     sealed: &Sealed,
 ) -> Result<Zeroizing<Vec<u8>>, SealError> {
-    let row = sqlx::query_scalar!(
-        "SELECT sealed FROM data_key WHERE tenant_id = $1 AND version = $2",
+    open_all(tx, master, &[(context, sealed)]).await?.pop().ok_or(SealError::DoesNotOpen)
+}
+
+/// Opens values with their contexts, in their order, with one statement.
+pub async fn open_all(
+    tx: &mut TenantTx,
+    master: &MasterKey,
+    values: &[(&str, &Sealed)],
+) -> Result<Vec<Zeroizing<Vec<u8>>>, SealError> {
+    let versions: Vec<i32> = values.iter().map(|(_, sealed)| sealed.data_key_version).collect();
+    let rows = sqlx::query!(
+        "SELECT version, sealed, kek FROM data_key WHERE tenant_id = $1 AND version = ANY($2)",
         tx.tenant().uuid(),
-        sealed.data_key_version,
+        &versions,
     )
-    .fetch_optional(tx.conn())
-    .await?
-    .ok_or(SealError::DoesNotOpen)?;
-    let key = decrypt(&kek(master)[..], &key_context(tx, sealed.data_key_version), &row)?;
-    decrypt(&key, &value_context(tx, context, sealed.data_key_version), &sealed.bytes)
+    .fetch_all(tx.conn())
+    .await?;
+    let mut keys = BTreeMap::new();
+    for row in rows {
+        keys.insert(row.version, master.open_data_key(tx.tenant(), row.version, row.kek.as_deref(), &row.sealed)?);
+    }
+    let open = |(context, sealed): &(&str, &Sealed)| {
+        let key = keys.get(&sealed.data_key_version).ok_or(SealError::DoesNotOpen)?;
+        decrypt(key, &value_context(tx, context, sealed.data_key_version), &sealed.bytes)
+    };
+    values.iter().map(open).collect()
 }
 
 async fn newest_data_key(
@@ -119,13 +196,13 @@ async fn newest_data_key(
     master: &MasterKey,
 ) -> Result<Option<(i32, Zeroizing<Vec<u8>>)>, SealError> {
     let row = sqlx::query!(
-        "SELECT version, sealed FROM data_key WHERE tenant_id = $1 ORDER BY version DESC LIMIT 1",
+        "SELECT version, sealed, kek FROM data_key WHERE tenant_id = $1 ORDER BY version DESC LIMIT 1",
         tx.tenant().uuid(),
     )
     .fetch_optional(tx.conn())
     .await?;
     let Some(row) = row else { return Ok(None) };
-    let key = decrypt(&kek(master)[..], &key_context(tx, row.version), &row.sealed)?;
+    let key = master.open_data_key(tx.tenant(), row.version, row.kek.as_deref(), &row.sealed)?;
     Ok(Some((row.version, key)))
 }
 
@@ -138,15 +215,16 @@ async fn new_data_key(
     const FIRST: i32 = 1;
     let mut key = Zeroizing::new(vec![0; 32]);
     getrandom::fill(&mut key).map_err(|_| SealError::NoRandomness)?;
-    let sealed = encrypt(&kek(master)[..], &key_context(tx, FIRST), &key)?;
+    let sealed = master.seal_data_key(tx.tenant(), FIRST, &key)?;
     sqlx::query!(
         r#"
-        INSERT INTO data_key (tenant_id, version, sealed, created_at) VALUES ($1, $2, $3, $4)
+        INSERT INTO data_key (tenant_id, version, sealed, kek, created_at) VALUES ($1, $2, $3, $4, $5)
         ON CONFLICT (tenant_id, version) DO NOTHING
         "#,
         tx.tenant().uuid(),
         FIRST,
         sealed,
+        master.current_kek(),
         now.offset(),
     )
     .execute(tx.conn())
@@ -154,12 +232,8 @@ async fn new_data_key(
     newest_data_key(tx, master).await?.ok_or(SealError::DoesNotOpen)
 }
 
-fn kek(master: &MasterKey) -> Zeroizing<[u8; 32]> {
-    master.derive("belljar key-encryption key 1")
-}
-
-fn key_context(tx: &TenantTx, version: i32) -> String {
-    format!("data_key\n{}\n{version}", tx.tenant())
+fn key_context(tenant: TenantId, version: i32) -> String {
+    format!("data_key\n{tenant}\n{version}")
 }
 
 fn value_context(tx: &TenantTx, context: &str, version: i32) -> String {

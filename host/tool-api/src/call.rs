@@ -3,13 +3,14 @@
 use std::{collections::BTreeMap, sync::Arc};
 
 use domain::{
-    CallId, ConversationId, FunctionName, Grants, Kind, Limits, Problem, TenantId, ToolName,
+    CallGrants, CallId, ConversationId, FunctionName, Kind, Limits, Problem, SecretName, SecretString, TenantId,
+    ToolName,
     message::{Part, text_of},
 };
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-use crate::{ArtifactHash, Receipt};
+use crate::{ArtifactHash, Change, Receipt, Recording};
 
 /// Everything the executor needs: it asks nobody.
 #[derive(Debug, Clone)]
@@ -21,9 +22,37 @@ pub struct ToolCall {
     pub function: FunctionName,
     /// A JSON object that fits the function's input schema.
     pub arguments: Value,
-    pub grants: Arc<Grants>,
+    pub grants: Arc<CallGrants>,
+    /// Opened for this call: those that the grants name.
+    pub secrets: Arc<BTreeMap<SecretName, OpenSecret>>,
     pub limits: Limits,
     pub context: CallContext,
+    pub share: Share,
+    /// Keep what the host gives to the call; see `Recording`.
+    pub record: bool,
+}
+
+/// A secret in the clear.
+#[derive(Debug, Clone)]
+pub struct OpenSecret {
+    pub value: SecretString,
+    /// The tool may read it by name, where a grant says so too.
+    pub readable: bool,
+}
+
+/// How much of the host a tenant's calls may take.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Share {
+    /// Of the processor, against other tenants that want it at the same moment. The plan's `weight`.
+    pub weight: u32,
+    /// Calls of the tenant at the same time. The plan's `concurrent_tool_calls`.
+    pub calls_max: u32,
+}
+
+impl Default for Share {
+    fn default() -> Self {
+        Share { weight: 1, calls_max: u32::MAX }
+    }
 }
 
 /// What the tool may know of its call (`belljar:tool/context`).
@@ -45,6 +74,10 @@ pub struct CallContext {
 pub struct Finished {
     pub outcome: Outcome,
     pub receipt: Receipt,
+    /// What the call leaves in the tenant's key-value store, by namespace and key. Empty unless the tool answered.
+    pub changes: Vec<Change>,
+    /// When `ToolCall::record` asked for it.
+    pub recording: Option<Recording>,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, utoipa::ToSchema)]
@@ -78,7 +111,8 @@ impl Status {
 pub struct Outcome {
     pub status: Status,
     /// `limit.fuel`, `limit.memory`, `limit.stack`, `limit.deadline`, `limit.host_calls`, `limit.handles`,
-    /// `limit.output`, `limit.logs`, `limit.abi`, `denied.<grant>`, or `tool.*` for a call that did not begin.
+    /// `limit.output`, `limit.logs`, `limit.http_bytes`, `limit.http_requests`, `limit.abi`, `denied.<grant>`,
+    /// `kv.conflict`, or `tool.*` for a call that did not begin.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub code: Option<String>,
     /// Text and images.

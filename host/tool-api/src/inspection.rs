@@ -1,6 +1,8 @@
 //! What an upload turns out to be.
 
-use domain::FunctionName;
+use std::collections::BTreeMap;
+
+use domain::{FunctionName, TenantId};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
@@ -22,6 +24,40 @@ pub struct Function {
     pub output_schema: Option<Value>,
 }
 
+/// An upload, but for its bytes.
+#[derive(Debug, Clone)]
+pub struct Upload {
+    /// Whose turn it takes.
+    pub tenant: TenantId,
+    pub artifact: ArtifactHash,
+    /// What a component with plain typed exports cannot say of itself.
+    pub manifest: Option<Manifest>,
+    /// The tenant has not had these bytes before. Then the answer takes as long as their compilation took, so that it
+    /// does not tell whether another tenant has them.
+    pub first: bool,
+}
+
+/// The JSON part beside the bytes of a typed component.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize, utoipa::ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Manifest {
+    /// By function, as it is exported.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub functions: BTreeMap<String, FunctionManifest>,
+    /// In the shape of grants, without values, each with a reason.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = Option<Object>)]
+    pub requires: Option<Value>,
+}
+
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, utoipa::ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct FunctionManifest {
+    /// What it does, in words for a model.
+    #[serde(default)]
+    pub description: String,
+}
+
 /// A component that can be called.
 #[derive(Debug, Clone)]
 pub struct Inspection {
@@ -29,7 +65,7 @@ pub struct Inspection {
     pub functions: Vec<Function>,
     /// Grants the tool asks for, as it wrote them.
     pub requires: Value,
-    /// The contract it was built against: `belljar:tool@0.1.0`.
+    /// The contract it was built against: `belljar:tool@1.0.0`; `wit` for plain typed exports.
     pub contract: String,
 }
 
@@ -39,7 +75,7 @@ pub struct Inspection {
 pub struct Rejection {
     /// `component.not_wasm`, `component.core_module`, `component.no_toolbox`, `component.unknown_import`,
     /// `component.too_complex`, `component.compile_limit`, `component.compile_failed`, `toolbox.describe_failed`,
-    /// `toolbox.bad_function`, `toolbox.duplicate_function`, `toolbox.bad_schema`, `toolbox.too_many_functions`.
+    /// `component.untranslatable_type`, `toolbox.bad_function`, `toolbox.duplicate_function`, `toolbox.bad_schema`, `toolbox.too_many_functions`.
     pub code: String,
     pub detail: String,
 }

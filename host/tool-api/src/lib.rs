@@ -8,29 +8,42 @@
 pub mod artifact;
 pub mod call;
 pub mod inspection;
+pub mod key_value;
+pub mod ports;
 pub mod receipt;
+pub mod recorded;
+pub mod recording;
 pub mod schema;
 
+use std::sync::Arc;
+
 use async_trait::async_trait;
-use bytes::Bytes;
 
 pub use artifact::ArtifactHash;
-pub use call::{CallContext, CallError, Finished, Outcome, Status, ToolCall, Trap};
-pub use inspection::{Function, InspectError, Inspection, Rejection};
-pub use receipt::{LogLine, Receipt};
+pub use call::{CallContext, CallError, Finished, OpenSecret, Outcome, Share, Status, ToolCall, Trap};
+pub use inspection::{Function, InspectError, Inspection, Manifest, Rejection, Upload};
+pub use key_value::{Change, Operation, Seen};
+pub use ports::{CallHost, ComponentSource, HostError, NoHost, Progress};
+pub use receipt::{HostCall, LogLine, Receipt};
+pub use recorded::{Given, RecordedCall, Replay};
+pub use recording::{Recording, Replayed};
 
 /// Runs tool calls.
 #[async_trait]
 pub trait ToolExecutor: Send + Sync {
     /// Runs one call in a store of its own. Whatever the tool does is an `Outcome`; `CallError` means that the call did
     /// not begin. Dropping the future ends the call and frees what it held.
-    async fn call(&self, call: ToolCall) -> Result<Finished, CallError>;
+    async fn call(&self, call: ToolCall, host: Arc<dyn CallHost>) -> Result<Finished, CallError>;
+
+    /// Runs a call on what a recording holds, and on nothing else: no request is sent, no entry is read.
+    async fn replay(&self, call: ToolCall, recording: Arc<Recording>) -> Result<Replayed, CallError>;
 }
 
 /// Turns uploaded bytes into something that can be called.
 #[async_trait]
 pub trait ToolInspector: Send + Sync {
-    /// Checks, compiles and describes a component. Afterwards calls of this artifact begin at once on this host. Costs
-    /// no second compilation for bytes that were compiled before.
-    async fn inspect(&self, component: Bytes) -> Result<Inspection, InspectError>;
+    /// Checks, compiles and describes a component. Afterwards calls of this artifact begin at once on this host. Waits
+    /// its turn among the tenants' uploads, and asks for the bytes only then. Bytes that were compiled before cost no
+    /// second compilation.
+    async fn inspect(&self, upload: Upload, component: &dyn ComponentSource) -> Result<Inspection, InspectError>;
 }

@@ -1,10 +1,14 @@
-//! A sealed tool call beside a bare one: `tool_call PATH/TO/calc.wasm`. Rounds alternate, so that both meet the same
-//! machine. Prints a table for ARCHITECTURE.md.
+//! A sealed tool call beside what else one could do: `tool_call PATH/TO/calc.wasm`. Rounds alternate, so that all meet
+//! the same machine. Prints tables for ARCHITECTURE.md.
 
-#![expect(clippy::print_stdout, reason = "the table is the result")]
+#![expect(clippy::print_stdout, reason = "the tables are the result")]
+
+mod common;
 
 use std::{
-    env, fs,
+    fs,
+    hint::black_box,
+    process::Command,
     sync::{
         Arc,
         atomic::{AtomicUsize, Ordering},
@@ -12,31 +16,48 @@ use std::{
     time::{Duration, Instant},
 };
 
-use domain::{CallId, Grants, Limits, SystemClock, TenantId};
-use serde_json::{Value, json};
-use tool_api::{ArtifactHash, CallContext, Status, ToolCall, ToolExecutor, ToolInspector};
-use tool_executor::{BareCall, CONCURRENCY_DEFAULT, Executor, Settings};
-use uuid::Uuid;
+use common::{FUNCTION, calc, call, executor, inspect, median, percentile};
+use domain::CallGrants;
+use serde_json::Value;
+use tool_api::ArtifactHash;
+use tool_executor::{Executor, control::{BareCall, NaiveCall}};
 
-const FUNCTION: &str = "evaluate";
-const EXPRESSION: &str = "(19.99 * 3 - 5) / 4";
 const ROUNDS: usize = 9;
-const CALLS_PER_ROUND: usize = 4_000;
 const WARM_UP_CALLS: usize = 1_000;
+/// Work of one burner: enough that starting a thread does not count.
+const BURNER_STEPS: u64 = 400_000_000;
 
-#[derive(Clone, Copy, PartialEq)]
+#[derive(Clone, Copy, Debug, PartialEq)]
 enum Kind {
-    Sealed,
+    /// The same engine, component, fuel, memory limit and an empty WASI context, and nothing else.
     Bare,
+    Sealed,
+    /// Memory on demand, and linked anew for each call.
+    Naive,
+    /// A native process that does nothing.
+    Process,
+}
+
+impl Kind {
+    const ALL: [Kind; 4] = [Kind::Bare, Kind::Sealed, Kind::Naive, Kind::Process];
+
+    fn calls_per_round(self) -> usize {
+        match self {
+            Kind::Bare | Kind::Sealed => 4_000,
+            Kind::Naive => 400,
+            Kind::Process => 50,
+        }
+    }
 }
 
 struct Bench {
     executor: Executor,
     bare: BareCall,
+    naive: NaiveCall,
     artifact: ArtifactHash,
     arguments: Value,
     arguments_text: String,
-    grants: Arc<Grants>,
+    grants: Arc<CallGrants>,
 }
 
 /// One round of one kind.
@@ -47,54 +68,46 @@ struct Round {
 }
 
 fn main() {
-    // Cargo adds `--bench`; the path is whatever else is there.
-    let Some(path) = env::args().skip(1).find(|argument| !argument.starts_with("--")) else {
-        println!("give the path of calc.wasm: `cargo xtask bench tool-call` does");
-        return;
-    };
-    let component = fs::read(&path).expect("calc.wasm can be read");
-    let cache = tempfile::tempdir().expect("a directory for compiled code");
-    let settings = Settings {
-        cache_dir: cache.path().into(),
-        mac_key: [0; 32].into(),
-        compile_command: vec![env!("CARGO_BIN_EXE_compile-component").into()],
-        concurrency: CONCURRENCY_DEFAULT,
-        memory_cache_bytes: 256 << 20,
-        clock: Arc::new(SystemClock),
-    };
-    let executor = Executor::start(settings).expect("the executor starts");
-
+    let component = calc();
+    let (executor, _cache) = executor(256 << 20);
     println!("| threads | call | p50 µs | p99 µs | calls/s | page faults a call | p50 against bare |");
     println!("|---|---|---|---|---|---|---|");
+    let mut rates = Vec::new();
     for threads in [1, 2] {
         let mut runtime = tokio::runtime::Builder::new_multi_thread();
         let runtime = runtime.worker_threads(threads).event_interval(1).enable_all().build().expect("a runtime");
-        let bench = runtime.block_on(prepare(&executor, component.clone()));
-        let rounds = |kind| runtime.block_on(round(&bench, kind, threads, CALLS_PER_ROUND));
-        runtime.block_on(round(&bench, Kind::Sealed, threads, WARM_UP_CALLS));
-        runtime.block_on(round(&bench, Kind::Bare, threads, WARM_UP_CALLS));
-        let (mut sealed, mut bare) = (Vec::new(), Vec::new());
-        for _ in 0..ROUNDS {
-            sealed.push(rounds(Kind::Sealed));
-            bare.push(rounds(Kind::Bare));
+        let bench = runtime.block_on(async {
+            let (artifact, arguments) = (inspect(&executor, &component).await, common::arguments());
+            Arc::new(Bench {
+                executor: executor.clone(),
+                bare: executor.bare(artifact).await.expect("calc is loaded"),
+                naive: executor.naive(artifact).expect("calc is compiled"),
+                artifact,
+                arguments_text: arguments.to_string(),
+                arguments,
+                grants: Arc::default(),
+            })
+        });
+        for kind in Kind::ALL {
+            runtime.block_on(round(&bench, kind, threads, WARM_UP_CALLS.min(kind.calls_per_round())));
         }
-        let base = median(bare.iter().map(|round| percentile(round, 50)));
-        print_row(threads, "bare", &bare, base);
-        print_row(threads, "sealed", &sealed, base);
+        let mut rounds = Kind::ALL.map(|kind| (kind, Vec::new()));
+        for _ in 0..ROUNDS {
+            for (kind, rounds) in &mut rounds {
+                rounds.push(runtime.block_on(round(&bench, *kind, threads, kind.calls_per_round())));
+            }
+        }
+        let base = median(rounds[0].1.iter().map(|round| percentile(&round.latencies, 50)));
+        rates.push(rounds.each_ref().map(|(kind, rounds)| print_row(threads, *kind, rounds, base)));
     }
-}
-
-async fn prepare(executor: &Executor, component: Vec<u8>) -> Arc<Bench> {
-    let inspection = executor.inspect(component.into()).await.expect("calc is a tool");
-    let arguments = json!({ "expression": EXPRESSION });
-    Arc::new(Bench {
-        executor: executor.clone(),
-        bare: executor.bare(inspection.artifact).await.expect("calc is loaded"),
-        artifact: inspection.artifact,
-        arguments_text: arguments.to_string(),
-        arguments,
-        grants: Arc::default(),
-    })
+    let (one, two) = (burn(1), burn(2));
+    println!("\n| two threads against one | bare | sealed | burners (the control) |\n|---|---|---|---|");
+    println!(
+        "| throughput | {:.2} | {:.2} | {:.2} |",
+        rates[1][0] / rates[0][0],
+        rates[1][1] / rates[0][1],
+        2.0 * one.as_secs_f64() / two.as_secs_f64()
+    );
 }
 
 /// `calls` calls, shared by as many tasks as there are threads.
@@ -125,26 +138,28 @@ async fn round(bench: &Arc<Bench>, kind: Kind, threads: usize, calls: usize) -> 
 impl Bench {
     async fn call(&self, kind: Kind) {
         match kind {
-            Kind::Bare => {
-                assert!(self.bare.call(FUNCTION, &self.arguments_text).await.expect("a bare call"));
-            }
+            Kind::Bare => assert!(self.bare.call(FUNCTION, &self.arguments_text).await.expect("a bare call")),
+            Kind::Naive => assert!(self.naive.call(FUNCTION, &self.arguments_text).await.expect("a naive call")),
             Kind::Sealed => {
-                let call = ToolCall {
-                    id: CallId::from(Uuid::from_u128(1)),
-                    tenant: TenantId::from(Uuid::from_u128(2)),
-                    tool: "calc".parse().expect("a name"),
-                    artifact: self.artifact,
-                    function: FUNCTION.parse().expect("a name"),
-                    arguments: self.arguments.clone(),
-                    grants: Arc::clone(&self.grants),
-                    limits: Limits::DEFAULT,
-                    context: CallContext { idempotency_key: "bench".into(), attempt: 1, ..CallContext::default() },
-                };
-                let finished = self.executor.call(call).await.expect("a sealed call");
-                assert!(finished.outcome.status == Status::Ok && finished.receipt.fuel_used > 0);
+                common::sealed(&self.executor, call(self.artifact, &self.arguments, &self.grants)).await;
+            }
+            Kind::Process => {
+                let status = Command::new("true").arg(&self.arguments_text).status().expect("a process");
+                assert!(status.success());
             }
         }
     }
+}
+
+/// The longest of `threads` threads that each do the same plain work.
+fn burn(threads: usize) -> Duration {
+    let started = Instant::now();
+    std::thread::scope(|scope| {
+        for _ in 0..threads {
+            scope.spawn(|| (0..BURNER_STEPS).fold(1_u64, |sum, n| black_box(sum.wrapping_mul(n | 1))));
+        }
+    });
+    started.elapsed()
 }
 
 /// Minor page faults of this process so far: the tenth field of `/proc/self/stat`, the eighth behind the name.
@@ -154,21 +169,13 @@ fn page_faults() -> u64 {
     rest.split_whitespace().nth(7).and_then(|field| field.parse().ok()).expect("a count")
 }
 
-fn percentile(round: &Round, percent: usize) -> f64 {
-    let at = (round.latencies.len() * percent / 100).min(round.latencies.len() - 1);
-    round.latencies[at].as_secs_f64() * 1e6
-}
-
-fn median(values: impl Iterator<Item = f64>) -> f64 {
-    let mut values: Vec<_> = values.collect();
-    values.sort_unstable_by(f64::total_cmp);
-    values[values.len() / 2]
-}
-
-fn print_row(threads: usize, name: &str, rounds: &[Round], base: f64) {
-    let p50 = median(rounds.iter().map(|round| percentile(round, 50)));
-    let p99 = median(rounds.iter().map(|round| percentile(round, 99)));
+/// Prints a row; the calls a second.
+fn print_row(threads: usize, kind: Kind, rounds: &[Round], base: f64) -> f64 {
+    let p50 = median(rounds.iter().map(|round| percentile(&round.latencies, 50)));
+    let p99 = median(rounds.iter().map(|round| percentile(&round.latencies, 99)));
     let rate = median(rounds.iter().map(|round| round.latencies.len() as f64 / round.wall.as_secs_f64()));
     let faults = median(rounds.iter().map(|round| round.faults as f64 / round.latencies.len() as f64));
+    let name = format!("{kind:?}").to_lowercase();
     println!("| {threads} | {name} | {p50:.1} | {p99:.1} | {rate:.0} | {faults:.2} | {:.2} |", p50 / base);
+    rate
 }

@@ -11,6 +11,7 @@ use std::{
     },
     path::{Path, PathBuf},
     sync::Arc,
+    time::{Duration, Instant},
 };
 
 use bytes::Bytes;
@@ -23,21 +24,31 @@ use wasmtime::{
 };
 use zeroize::Zeroizing;
 
-use crate::{Jar, bindings::ToolPre, check, sandbox::Sandbox};
+use crate::{
+    Jar, check,
+    contract::Tool,
+    sandbox::Sandbox,
+    typed::{self, Typed},
+};
 
 /// Part of every file name: raise it when code must be compiled again although the engine does not say so.
-const CODE_VERSION: u32 = 1;
+const CODE_VERSION: u32 = 2;
 /// Compiled code on disk, in bytes: about ten thousand tools. Past it what was written first goes first, and is compiled
 /// again when its component is inspected again.
 const DISK_BYTES_MAX: u64 = 20 << 30;
 /// What is read at once while a MAC is computed.
 const READ_BYTES: usize = 256 << 10;
+/// How long the compilation took, in milliseconds, and a MAC of that and of the code.
+const SIDECAR_BYTES: usize = 8 + 32;
 
 /// A component that can be called.
 pub(crate) struct Loaded {
-    pub(crate) pre: ToolPre<Sandbox>,
-    /// `belljar:tool@0.1.0`.
+    pub(crate) tool: Tool,
+    /// `belljar:tool@1.0.0`; `wit` for plain typed exports.
     pub(crate) contract: String,
+    /// How long its compilation took: as long as an upload of the same bytes has to wait for a tenant that has not had
+    /// them, so that it does not tell that another tenant has.
+    pub(crate) compile_time: Duration,
     /// Mapped code.
     bytes: u64,
 }
@@ -45,6 +56,13 @@ pub(crate) struct Loaded {
 pub(crate) struct Cache {
     disk: Arc<Disk>,
     memory: moka::future::Cache<ArtifactHash, Arc<Loaded>>,
+}
+
+/// Code that this host vouches for.
+struct Mapped {
+    component: wasmtime::Result<Component>,
+    bytes: u64,
+    compile_time: Duration,
 }
 
 /// Why code could not be loaded. Shared by all who wait for the same component.
@@ -78,6 +96,19 @@ impl Cache {
             .build();
         Ok(Cache { disk: Arc::new(Disk::open(engine, dir, key)?), memory })
     }
+
+    /// Compiled code for another engine with the same settings of code; see `control`.
+    pub(crate) fn component(&self, engine: &Engine, artifact: ArtifactHash) -> io::Result<Option<Component>> {
+        let mapped = self.disk.load(engine, artifact)?;
+        mapped.map(|mapped| mapped.component.map_err(io::Error::other)).transpose()
+    }
+
+    /// Gives code that this host vouches for to another hash as well; see `control`.
+    pub(crate) fn twin(&self, engine: &Engine, artifact: ArtifactHash, twin: ArtifactHash) -> io::Result<()> {
+        let mapped = self.disk.load(engine, artifact)?.ok_or(io::ErrorKind::NotFound)?;
+        let code = std::fs::read(self.disk.code_path(artifact))?;
+        self.disk.write(twin, &code, mapped.compile_time)
+    }
 }
 
 impl Jar {
@@ -109,12 +140,13 @@ impl Jar {
                 Err(LoadError::Missing | LoadError::Unusable(_)) => {}
                 found => return found,
             }
+            let began = Instant::now();
             let code = self.compiler.compile(component).await.map_err(|error| match error {
                 InspectError::Rejected(rejection) => LoadError::Rejected(rejection),
                 InspectError::Failed(error) => LoadError::Failed(error),
             })?;
-            let disk = Arc::clone(&self.cache.disk);
-            blocking(move || disk.write(artifact, &code)).await?;
+            let (disk, took) = (Arc::clone(&self.cache.disk), began.elapsed());
+            blocking(move || disk.write(artifact, &code, took)).await?;
             self.load_from_disk(artifact).await
         };
         self.cache.memory.try_get_with(artifact, load).await.map_err(|error| match &*error {
@@ -128,9 +160,12 @@ impl Jar {
     async fn load_from_disk(&self, artifact: ArtifactHash) -> Result<Arc<Loaded>, LoadError> {
         let (disk, engine, linker) = (Arc::clone(&self.cache.disk), self.engine.clone(), self.linker.clone());
         let code = blocking(move || {
-            let Some((component, bytes)) = disk.load(&engine, artifact)? else { return Ok(Err(LoadError::Missing)) };
+            let Some(Mapped { component, bytes, compile_time }) = disk.load(&engine, artifact)? else {
+                return Ok(Err(LoadError::Missing));
+            };
             let component = component.map_err(|error| LoadError::Unusable(format!("{error:#}")));
-            Ok(component.and_then(|component| prepare(&linker, component, bytes).map_err(LoadError::Rejected)))
+            let prepare = |component| prepare(&linker, component, bytes, compile_time).map_err(LoadError::Rejected);
+            Ok(component.and_then(prepare))
         });
         code.await?.map(Arc::new)
     }
@@ -144,18 +179,23 @@ async fn blocking<T: Send + 'static>(work: impl FnOnce() -> io::Result<T> + Send
 }
 
 /// Links a component. The linker has the last word on what may be imported.
-fn prepare(linker: &Linker<Sandbox>, component: Component, bytes: u64) -> Result<Loaded, Rejection> {
-    let contract = component
-        .component_type()
-        .exports(linker.engine())
-        .find_map(|(name, _)| check::contract_of(name))
-        .ok_or_else(check::no_toolbox)?;
+fn prepare(
+    linker: &Linker<Sandbox>,
+    component: Component,
+    bytes: u64,
+    compile_time: Duration,
+) -> Result<Loaded, Rejection> {
+    let (engine, ty) = (linker.engine(), component.component_type());
     let pre = linker
         .instantiate_pre(&component)
         .map_err(|error| Rejection::new("component.unknown_import", format!("{error:#}")))?;
-    let pre = ToolPre::new(pre)
-        .map_err(|error| Rejection::new("component.no_toolbox", format!("the toolbox does not fit: {error:#}")))?;
-    Ok(Loaded { pre, contract, bytes })
+    if let Some(contract) = ty.exports(engine).find_map(|(name, _)| check::contract_of(name)) {
+        return Ok(Loaded { tool: Tool::new(pre, &contract)?, contract, compile_time, bytes });
+    }
+    let typed = Typed::new(engine, &component, pre)?;
+    let typed = typed.ok_or_else(|| check::no_toolbox(ty.exports(engine).map(|(name, _)| name)))?;
+    let bytes = bytes + typed.bytes as u64;
+    Ok(Loaded { tool: Tool::Typed(Arc::new(typed)), contract: typed::CONTRACT.into(), compile_time, bytes })
 }
 
 /// A directory of compiled code: `<content>-<engine>.cwasm`, and its MAC beside it.
@@ -188,13 +228,15 @@ impl Disk {
         Ok(mac)
     }
 
-    fn write(&self, artifact: ArtifactHash, code: &[u8]) -> io::Result<()> {
+    fn write(&self, artifact: ArtifactHash, code: &[u8], compile_time: Duration) -> io::Result<()> {
+        let compile_ms = u64::try_from(compile_time.as_millis()).unwrap_or(u64::MAX).to_le_bytes();
         let mut mac = self.mac(artifact)?;
+        mac.update(&compile_ms);
         mac.update(code);
         let path = self.code_path(artifact);
         // Code without its MAC is compiled again; a MAC without its code is not looked at. So either may come first.
         self.write_file(&path, code)?;
-        self.write_file(&mac_path(&path), &mac.finalize().into_bytes())?;
+        self.write_file(&mac_path(&path), &[&compile_ms[..], &mac.finalize().into_bytes()].concat())?;
         make_room(&self.dir, DISK_BYTES_MAX)
     }
 
@@ -206,12 +248,14 @@ impl Disk {
     }
 
     /// Maps code that this key vouches for. What it does not vouch for is removed and not loaded.
-    fn load(&self, engine: &Engine, artifact: ArtifactHash) -> io::Result<Option<(wasmtime::Result<Component>, u64)>> {
+    fn load(&self, engine: &Engine, artifact: ArtifactHash) -> io::Result<Option<Mapped>> {
         let path = self.code_path(artifact);
         let (Some(mut file), Some(mut sidecar)) = (open(&path)?, open(&mac_path(&path))?) else { return Ok(None) };
-        let mut expected = Vec::with_capacity(32);
-        Read::by_ref(&mut sidecar).take(33).read_to_end(&mut expected)?;
+        let mut words = Vec::with_capacity(SIDECAR_BYTES);
+        Read::by_ref(&mut sidecar).take(SIDECAR_BYTES as u64 + 1).read_to_end(&mut words)?;
+        let (compile_ms, expected) = words.split_first_chunk::<8>().unwrap_or((&[0; 8], &[]));
         let mut mac = self.mac(artifact)?;
+        mac.update(compile_ms);
         let mut bytes = 0;
         let mut buffer = vec![0; READ_BYTES];
         loop {
@@ -223,12 +267,13 @@ impl Disk {
                 }
             }
         }
-        if mac.verify_slice(&expected).is_err() {
+        if mac.verify_slice(expected).is_err() {
             tracing::warn!(artifact = %artifact, "compiled code does not match its MAC; it is compiled again");
             self.remove(&path);
             return Ok(None);
         }
-        Ok(Some((map(engine, &file), bytes)))
+        let compile_time = Duration::from_millis(u64::from_le_bytes(*compile_ms));
+        Ok(Some(Mapped { component: map(engine, &file), bytes, compile_time }))
     }
 
     fn remove(&self, path: &Path) {
@@ -246,7 +291,9 @@ fn make_room(dir: &Path, bytes_max: u64) -> io::Result<()> {
     for entry in std::fs::read_dir(dir)? {
         let entry = entry?;
         // Another process may have removed it meanwhile.
-        if let Ok(metadata) = entry.metadata() {
+        if let Ok(metadata) = entry.metadata()
+            && metadata.is_file()
+        {
             files.push((metadata.modified()?, metadata.len(), entry.path()));
         }
     }

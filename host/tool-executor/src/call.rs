@@ -3,57 +3,93 @@
 use std::{
     panic::AssertUnwindSafe,
     pin::pin,
-    sync::atomic::Ordering,
+    sync::{Arc, atomic::Ordering},
     time::{Duration, Instant},
 };
 
 use async_trait::async_trait;
 use futures::FutureExt;
-use tool_api::{ArtifactHash, CallError, Finished, Receipt, ToolCall, ToolExecutor};
+use tool_api::{
+    CallError, CallHost, Finished, NoHost, Receipt, Recording, Replayed, Share, Status, ToolCall, ToolExecutor,
+};
 use wasmtime::Store;
 
 use crate::{
     Executor, Jar,
-    bindings::exports::belljar::tool::toolbox::CallResult,
     cache::Loaded,
-    capabilities::logging::locked,
+    capabilities::{ledger::micros, logging::locked, scratch::Scratch},
+    clean,
     outcome::{self, Limit},
+    replay::Inputs,
     sandbox::{CallView, Sandbox},
+    turns::Seat,
 };
 
 #[async_trait]
 impl ToolExecutor for Executor {
-    async fn call(&self, call: ToolCall) -> Result<Finished, CallError> {
+    async fn call(&self, call: ToolCall, host: Arc<dyn CallHost>) -> Result<Finished, CallError> {
         let tool = self.jar.find(call.artifact).await.map_err(internal)?;
         let tool = tool.ok_or(CallError::NotCompiled(call.artifact))?;
         // Declared before the store: the store leaves the pool first, then its place is free.
-        let _place = self.jar.place().await?;
-        self.jar.call(&tool, call).await
+        let _place = self.jar.place(call.tenant, call.share).await?;
+        let inputs = if call.record { Inputs::recording(self.jar.clock.now().unix_ms()) } else { Inputs::Live };
+        self.jar.call(&tool, call, host, inputs).await
+    }
+
+    async fn replay(&self, call: ToolCall, recording: Arc<Recording>) -> Result<Replayed, CallError> {
+        if recording.truncated {
+            return Err(internal("the recording is truncated; it cannot be replayed"));
+        }
+        let tool = self.jar.find(call.artifact).await.map_err(internal)?;
+        let tool = tool.ok_or(CallError::NotCompiled(call.artifact))?;
+        let _place = self.jar.place(call.tenant, call.share).await?;
+        let inputs = Inputs::replaying(recording);
+        // Nobody follows a replay, and its reads never come to the host.
+        let finished = self.jar.call(&tool, call, Arc::new(NoHost), inputs.clone()).await?;
+        Ok(Replayed { finished, missing: inputs.missing() })
     }
 }
 
 impl Jar {
     /// Runs one call. The caller holds a place.
-    async fn call(&self, tool: &Loaded, call: ToolCall) -> Result<Finished, CallError> {
+    async fn call(
+        &self,
+        tool: &Loaded,
+        call: ToolCall,
+        host: Arc<dyn CallHost>,
+        inputs: Inputs,
+    ) -> Result<Finished, CallError> {
         let limits = call.limits.min(domain::Limits::CEILING);
         let started = Instant::now();
         let time = Duration::from_millis(limits.deadline_ms);
-        let arguments = call.arguments.to_string();
         let (attempt, idempotency_key) = (call.context.attempt, call.context.idempotency_key.clone());
+        let began_unix_ms = inputs.started_unix_ms(|| self.clock.now().unix_ms());
+        let seed = inputs.seed(fresh_seed)?;
         let view = CallView {
             id: Some(call.id),
-            deadline_unix_ms: self.clock.now().plus(time).unix_ms(),
+            deadline_unix_ms: began_unix_ms.saturating_add(limits.deadline_ms),
             context: call.context,
             grants: call.grants,
+            secrets: Arc::clone(&call.secrets),
+            inputs: inputs.clone(),
+            egress: Some(self.egress.clone()),
+            seed,
         };
-        let sandbox = Sandbox::new(&limits, view, self.clock.clone(), started, started + time);
+        let scratch_bytes = view.grants.scratch_bytes;
+        let mut sandbox = Sandbox::new(&limits, view, host, self.clock.clone(), started, started + time);
+        // Declared before the store: when this future is dropped, its files are closed first.
+        let mut directory = None;
+        if let Some(bytes_max) = scratch_bytes {
+            let (scratch, made) = Scratch::open(Arc::clone(&self.room), bytes_max).await.map_err(internal)?;
+            (sandbox.scratch, directory) = (scratch, Some(made));
+        }
         let mut store = sandbox.into_store(&self.engine, limits.fuel).map_err(internal)?;
 
         let mut instantiated = None;
-        let ended = ended(&mut store, time, async |store| {
-            let instance = tool.pre.instantiate_async(&mut *store).await?;
-            instantiated = Some(started.elapsed());
-            instance.belljar_tool_toolbox().call_call(store, call.function.as_str(), &arguments).await
+        let seat = self.cores.seat(call.tenant, Share { calls_max: u32::MAX, ..call.share });
+        let ended = ended(&mut store, seat, time, async |store| {
+            let ready = || instantiated = Some(started.elapsed());
+            tool.tool.call(store, call.function.as_str(), &call.arguments, ready).await
         })
         .await?;
 
@@ -67,9 +103,12 @@ impl Jar {
             Ended::TimedOut => outcome::of_limit(Limit::Deadline, &limits),
         };
         let denials = sandbox.denials.all();
-        let outcome = outcome::after_denials(outcome, denials);
+        let mut outcome = outcome::after_denials(outcome, denials);
         let denied = denials.iter().map(|grant| grant.as_str().to_owned()).collect();
-        let receipt = Receipt {
+        sandbox.scratch.finish();
+        sandbox.outgoing.finish();
+        let (host_calls, host_call_counts, secrets_used) = sandbox.ledger.finish();
+        let mut receipt = Receipt {
             artifact: call.artifact,
             contract: tool.contract.clone(),
             fuel_used: limits.fuel - fuel_left.min(limits.fuel),
@@ -77,13 +116,32 @@ impl Jar {
             instantiate_us: micros(instantiated.unwrap_or(total)),
             total_us: micros(total),
             host_call_count: sandbox.meter.host_calls,
+            host_calls,
+            host_call_counts,
+            secrets_used,
             denied,
             logs,
             logs_truncated,
             attempt,
             idempotency_key,
         };
-        Ok(Finished { outcome, receipt })
+        let mut recording = inputs.finish();
+        if let Some(opened) = sandbox.opened_secrets() {
+            clean::outcome(&mut outcome, &opened);
+            clean::receipt(&mut receipt, &opened);
+            if let Some(recording) = &mut recording {
+                clean::recording(recording, &opened);
+            }
+        }
+        // A call that did not answer leaves nothing.
+        let answered = matches!(outcome.status, Status::Ok | Status::ToolError);
+        let changes = if answered { std::mem::take(&mut sandbox.key_value).into_changes() } else { Vec::new() };
+        let finished = Finished { outcome, receipt, changes, recording };
+        if let Some(directory) = directory {
+            drop(store);
+            directory.remove().await;
+        }
+        Ok(finished)
     }
 }
 
@@ -94,18 +152,21 @@ pub(crate) enum Ended<T> {
     TimedOut,
 }
 
-/// Does work in a store, for at most `time`. A panic is ours, never the tool's: it ends this call alone. After anything
+/// Does work in a store, for at most `time`, a slice at a time as the cores are free for its tenant. A panic is ours, never the tool's: it ends this call alone. After anything
 /// but an answer the store is fit to be read, and not to be run again.
 pub(crate) async fn ended<T>(
     store: &mut Store<Sandbox>,
+    mut seat: Seat,
     time: Duration,
     work: impl AsyncFnOnce(&mut Store<Sandbox>) -> wasmtime::Result<T>,
 ) -> Result<Ended<T>, CallError> {
     let polls = store.data().meter.polls();
     let mut work = pin!(AssertUnwindSafe(work(store)).catch_unwind());
     let work = std::future::poll_fn(|cx| {
-        polls.fetch_add(1, Ordering::Relaxed);
-        work.as_mut().poll(cx)
+        seat.poll(cx, |cx| {
+            polls.fetch_add(1, Ordering::Relaxed);
+            work.as_mut().poll(cx)
+        })
     });
     match tokio::time::timeout(time, work).await {
         Err(_) => Ok(Ended::TimedOut),
@@ -120,51 +181,19 @@ pub(crate) async fn ended<T>(
     }
 }
 
+/// From the operating system.
+fn fresh_seed() -> Result<[u8; 32], CallError> {
+    let mut seed = [0; 32];
+    getrandom::fill(&mut seed).map_err(internal)?;
+    Ok(seed)
+}
+
 pub(crate) fn internal(error: impl Into<Box<dyn std::error::Error + Send + Sync>>) -> CallError {
     CallError::Internal(error.into())
 }
 
-fn micros(duration: Duration) -> u64 {
-    u64::try_from(duration.as_micros()).unwrap_or(u64::MAX)
-}
-
-/// The same component in the same engine, with fuel, a memory limit and an empty WASI context, and nothing else that a
-/// sealed call has: no place, no deadline, no crossings, no log, no receipt. Only the bench measures with it.
-pub struct BareCall {
-    executor: Executor,
-    tool: std::sync::Arc<Loaded>,
-}
-
-impl Executor {
-    /// `None` when the artifact is not on this host.
-    pub async fn bare(&self, artifact: ArtifactHash) -> Option<BareCall> {
-        let tool = self.jar.find(artifact).await.ok().flatten()?;
-        Some(BareCall { executor: self.clone(), tool })
-    }
-}
-
-impl BareCall {
-    /// Calls a function; whether it answered without an error.
-    pub async fn call(&self, function: &str, arguments: &str) -> Result<bool, CallError> {
-        let jar = &self.executor.jar;
-        let limits = domain::Limits::DEFAULT;
-        let now = Instant::now();
-        let view = CallView { id: None, deadline_unix_ms: 0, context: Default::default(), grants: Default::default() };
-        let sandbox = Sandbox::new(&limits, view, jar.clock.clone(), now, now).with_wasi();
-        let mut store = sandbox.into_bare_store(&jar.engine, limits.fuel).map_err(internal)?;
-        let answer: wasmtime::Result<CallResult> = async {
-            let instance = self.tool.pre.instantiate_async(&mut store).await?;
-            instance.belljar_tool_toolbox().call_call(&mut store, function, arguments).await
-        }
-        .await;
-        answer.map(|answer| !answer.is_error).map_err(internal)
-    }
-}
-
 #[cfg(test)]
 mod tests {
-    use std::sync::Arc;
-
     use domain::{Limits, SystemClock};
 
     use super::*;
@@ -174,9 +203,10 @@ mod tests {
     ) -> Result<Ended<()>, CallError> {
         let engine = crate::engine::for_compiling().unwrap();
         let (now, time) = (Instant::now(), Duration::from_millis(10));
-        let view = CallView { id: None, deadline_unix_ms: 0, context: Default::default(), grants: Default::default() };
-        let sandbox = Sandbox::new(&Limits::DEFAULT, view, Arc::new(SystemClock), now, now + time);
-        ended(&mut sandbox.into_store(&engine, 1_000).unwrap(), time, work).await
+        let view = CallView::default();
+        let sandbox = Sandbox::new(&Limits::DEFAULT, view, Arc::new(NoHost), Arc::new(SystemClock), now, now + time);
+        let seat = crate::turns::Line::new(1).seat(uuid::Uuid::nil().into(), Share::default());
+        ended(&mut sandbox.into_store(&engine, 1_000).unwrap(), seat, time, work).await
     }
 
     #[tokio::test]

@@ -1,20 +1,21 @@
 //! What a tool may import. All of it is linked for every tool; what a call was not granted is denied when it asks,
 //! because guests in Python and JavaScript import much that they never use.
 
+mod config;
 mod context;
 pub(crate) mod denied;
+pub(crate) mod http;
+pub(crate) mod key_value;
+pub(crate) mod ledger;
 pub(crate) mod logging;
+pub(crate) mod progress;
+pub(crate) mod scratch;
+pub(crate) mod secrets;
 pub(crate) mod wasi;
 
-use wasmtime::{
-    Engine,
-    component::{HasSelf, Linker},
-};
+use wasmtime::{Engine, component::Linker};
 
-use crate::{
-    bindings::{belljar, wasi as standard},
-    sandbox::Sandbox,
-};
+use crate::sandbox::Sandbox;
 
 /// Names of config values and secrets, in bytes: a longer one is nobody's.
 const NAME_BYTES_MAX: usize = 1 << 10;
@@ -33,15 +34,21 @@ pub(crate) const PACKAGES: &[(&str, &str)] = &[
     ("wasi:logging", "0.1.0-draft"),
     ("wasi:keyvalue", "0.2.0-draft"),
     ("belljar:tool", "0.1"),
+    ("belljar:tool", "1.0"),
 ];
 
 /// The linker of every call.
 pub(crate) fn link(engine: &Engine) -> wasmtime::Result<Linker<Sandbox>> {
     let mut linker = Linker::new(engine);
     wasi::link(&mut linker)?;
+    scratch::link(&mut linker)?;
     denied::link(&mut linker)?;
+    http::link(&mut linker)?;
     logging::link(&mut linker)?;
-    belljar::tool::context::add_to_linker::<Sandbox, HasSelf<Sandbox>>(&mut linker, Sandbox::counted)?;
-    standard::config::store::add_to_linker::<Sandbox, HasSelf<Sandbox>>(&mut linker, Sandbox::counted)?;
+    context::link(&mut linker)?;
+    config::link(&mut linker)?;
+    secrets::link(&mut linker)?;
+    progress::link(&mut linker)?;
+    key_value::link(&mut linker)?;
     Ok(linker)
 }

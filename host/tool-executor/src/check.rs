@@ -7,7 +7,7 @@ use wasmparser::{
     Instance, Parser, Payload,
 };
 
-use crate::capabilities::PACKAGES;
+use crate::{capabilities::PACKAGES, typed::is_plain};
 
 /// Instances that one call makes, with nesting multiplied out. A Python component has 14; a "billion laughs" of 600
 /// bytes has 10^8 and would take the compiler's memory first.
@@ -33,6 +33,8 @@ const NAMED_MAX: usize = 10;
 
 /// The toolbox interface, without its version.
 const TOOLBOX: &str = "belljar:tool/toolbox";
+/// Published versions of the contract that are called.
+const SERIES: &[&str] = &["0.1", "1.0"];
 
 /// Refuses what cannot become a tool.
 pub(crate) fn check(bytes: &[u8]) -> Result<(), Rejection> {
@@ -47,14 +49,32 @@ pub(crate) fn check(bytes: &[u8]) -> Result<(), Rejection> {
 /// `belljar:tool@0.1.0` for the export of a toolbox that this host can call.
 pub(crate) fn contract_of(export: &str) -> Option<String> {
     let (interface, version) = export.split_once('@')?;
-    (interface == TOOLBOX && fits("0.1", version)).then(|| format!("belljar:tool@{version}"))
+    (interface == TOOLBOX && SERIES.iter().any(|series| fits(series, version))).then(|| format!("belljar:tool@{version}"))
 }
 
-pub(crate) fn no_toolbox() -> Rejection {
+/// A component with nothing to call. `exports` are the names at its root.
+pub(crate) fn no_toolbox<'a>(exports: impl IntoIterator<Item = &'a str>) -> Rejection {
+    let mut what = "the component exports nothing that can be called";
+    for export in exports {
+        let interface = export.split_once('@').map_or(export, |(interface, _)| interface);
+        match interface {
+            "wasi:http/incoming-handler" => {
+                what = "the component is a web server (`wasi:http/incoming-handler`), which nobody calls here";
+                break;
+            }
+            "wasi:cli/run" => what = "the component is a command (`wasi:cli/run`): it has a `main` and no functions",
+            TOOLBOX => {
+                what = "the component is built against a version of `belljar:tool` that this host does not have";
+                break;
+            }
+            _ => {}
+        }
+    }
     Rejection::new(
         "component.no_toolbox",
         format!(
-            "the component does not export `{TOOLBOX}@0.1`; write the tool with the guest SDK (`belljar tool new NAME`)"
+            "{what}; write the tool with the guest SDK (`belljar tool new NAME`), which exports `{TOOLBOX}@1.0`, or export \
+             typed functions of your own from a WIT world (`export add: func(a: u32, b: u32) -> u32`)"
         ),
     )
 }
@@ -97,7 +117,10 @@ struct Check {
     types: u64,
     names: u64,
     unknown: Vec<String>,
-    has_toolbox: bool,
+    /// Exports of the component itself.
+    exports: Vec<String>,
+    /// One of them may hold something to call. Whether an interface has functions is known when its types are.
+    may_be_called: bool,
 }
 
 /// A component or module whose end was not seen yet.
@@ -165,10 +188,17 @@ impl Check {
                 Ok(())
             }
             Payload::ComponentExportSection(section) => {
+                if self.open.len() == 1 {
+                    count(&mut self.names, section.count(), NAMES_MAX, "imports and exports")?;
+                }
                 for export in section {
                     let export = export.map_err(broken)?;
-                    if self.open.len() == 1 && contract_of(export.name.name).is_some() {
-                        self.has_toolbox = true;
+                    if self.open.len() == 1 {
+                        let name = export.name.name;
+                        self.may_be_called |= contract_of(name).is_some()
+                            || export.kind == ComponentExternalKind::Func
+                            || (export.kind == ComponentExternalKind::Instance && is_plain(name));
+                        self.exports.push(name.into());
                     }
                     // An export adds to the index space that it exports from.
                     if export.kind == ComponentExternalKind::Component {
@@ -257,11 +287,11 @@ impl Check {
                 "component.unknown_import",
                 format!(
                     "the component imports what this host does not have: {names}{more}; a tool may import `wasi:*@0.2`, \
-                     `wasi:config`, `wasi:logging`, `wasi:keyvalue` and `belljar:tool@0.1`"
+                     `wasi:config`, `wasi:logging`, `wasi:keyvalue` and `belljar:tool@1.0`"
                 ),
             ));
         }
-        if self.has_toolbox { Ok(()) } else { Err(no_toolbox()) }
+        if self.may_be_called { Ok(()) } else { Err(no_toolbox(self.exports.iter().map(String::as_str))) }
     }
 }
 
@@ -327,7 +357,8 @@ mod tests {
             ("wasi:keyvalue/store@0.2.0-draft2", false),
             ("wasi:config/store@0.2.0-rc.1", true),
             ("belljar:tool/context@0.1.0", true),
-            ("belljar:tool/context@1.0.0", false),
+            ("belljar:tool/context@1.0.0", true),
+            ("belljar:tool/context@2.0.0", false),
             ("acme:db/sql@0.2.0", false),
             ("a-function", false),
         ] {
@@ -343,10 +374,39 @@ mod tests {
     #[test]
     fn a_toolbox_is_known_by_name_and_series() {
         assert_eq!(contract_of("belljar:tool/toolbox@0.1.7").as_deref(), Some("belljar:tool@0.1.7"));
+        assert_eq!(contract_of("belljar:tool/toolbox@1.0.0").as_deref(), Some("belljar:tool@1.0.0"));
         assert_eq!(contract_of("belljar:tool/toolbox@0.2.0"), None);
         assert_eq!(contract_of("belljar:tool/toolbox"), None);
         assert_eq!(contract_of("acme:tool/toolbox@0.1.0"), None);
     }
+
+    #[test]
+    fn what_has_nothing_to_call_is_told_what_it_is() {
+        let exporting = |name: &str| format!(r#"(component (instance $i) (export "{name}" (instance $i)))"#);
+        for (name, words) in [
+            ("wasi:cli/run@0.2.3", "`main`"),
+            ("wasi:http/incoming-handler@0.2.0", "web server"),
+            ("belljar:tool/toolbox@2.0.0", "version"),
+            ("belljar:tool/other@1.0.0", "exports nothing"),
+        ] {
+            let rejection = check(&wat::parse_str(exporting(name)).unwrap()).unwrap_err();
+            assert_eq!(rejection.code, "component.no_toolbox");
+            for words in [words, "SDK", "WIT"] {
+                assert!(rejection.detail.contains(words), "{name}: {rejection}");
+            }
+        }
+        for callable in [
+            exporting("acme:math/ops@1.0.0"),
+            exporting("belljar:tool/toolbox@1.0.0"),
+            format!(r#"(component {TRIVIAL} (export "f" (func $f)))"#),
+        ] {
+            check(&wat::parse_str(callable).unwrap()).unwrap();
+        }
+    }
+
+    /// A function `$f` that does nothing.
+    const TRIVIAL: &str = r#"(core module $m (func (export "f"))) (core instance $i (instantiate $m))
+        (func $f (canon lift (core func $i "f")))"#;
 
     /// Each level instantiates the one below ten times.
     pub(crate) fn billion_laughs(levels: usize) -> String {

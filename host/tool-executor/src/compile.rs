@@ -14,7 +14,6 @@ use rustix::process::{Resource, Rlimit};
 use tokio::{
     io::{AsyncRead, AsyncReadExt, AsyncWriteExt},
     process::Command,
-    sync::Semaphore,
 };
 use tool_api::{InspectError, Rejection};
 
@@ -37,28 +36,26 @@ const CODE_BYTES_MAX: u64 = 512 << 20;
 /// What is kept of a compiler's message.
 const MESSAGE_BYTES_MAX: usize = 2 << 10;
 /// Compilations at the same time on one host: each takes a core and up to a GiB from the calls.
-const COMPILATIONS_MAX: usize = 1;
+pub(crate) const COMPILATIONS_MAX: usize = 1;
 
 /// The child could not compile, and its standard error says why in words for the component's author.
 const EXIT_REFUSED: u8 = 3;
 /// The child could not begin; standard error is for the operator.
 const EXIT_BROKEN: u8 = 4;
 
-/// Compiles components, one at a time, each in a process of its own.
+/// Compiles components, each in a process of its own. Whoever asks has waited for a turn.
 pub struct Compiler {
     command: Vec<OsString>,
-    turn: Semaphore,
 }
 
 impl Compiler {
     /// `command` starts a process that runs `child_main`.
     pub fn new(command: Vec<OsString>) -> Compiler {
-        Compiler { command, turn: Semaphore::new(COMPILATIONS_MAX) }
+        Compiler { command }
     }
 
-    /// Waits for its turn and compiles. Dropping the future kills the child.
+    /// Dropping the future kills the child.
     pub async fn compile(&self, component: &Bytes) -> Result<Vec<u8>, InspectError> {
-        let _turn = self.turn.acquire().await.map_err(failed)?;
         let cpu_seconds = cpu_seconds(component.len());
         self.run(component, cpu_seconds, Duration::from_secs(cpu_seconds) * CHILD_WALL_FACTOR).await
     }

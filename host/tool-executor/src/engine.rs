@@ -53,7 +53,7 @@ pub(crate) fn for_calls(concurrency: u32) -> wasmtime::Result<Engine> {
         .table_keep_resident(TABLE_KEEP_RESIDENT_BYTES)
         .async_stack_keep_resident(STACK_KEEP_RESIDENT_BYTES)
         // The engine's scan misses dirty pages that were swapped out: the next call would read them.
-        .pagemap_scan(if swap_is_off() { Enabled::Auto } else { Enabled::No });
+        .pagemap_scan(pagemap_scan(std::fs::read_to_string("/proc/swaps").ok().as_deref()));
     let mut config = code_settings();
     config.allocation_strategy(InstanceAllocationStrategy::Pooling(pool));
     Engine::new(&config)
@@ -104,8 +104,25 @@ fn code_settings() -> Config {
     config
 }
 
-/// Whether this machine has no swap space.
-fn swap_is_off() -> bool {
+/// Whether the engine may scan for dirty pages, by what `/proc/swaps` says: only where nothing is ever swapped out.
+fn pagemap_scan(swaps: Option<&str>) -> Enabled {
     // The first line is a heading, each other one a device.
-    std::fs::read_to_string("/proc/swaps").is_ok_and(|text| text.lines().count() <= 1)
+    match swaps {
+        Some(swaps) if swaps.lines().count() <= 1 => Enabled::Auto,
+        _ => Enabled::No,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn dirty_pages_are_looked_for_only_where_none_is_swapped_out() {
+        const HEADING: &str = "Filename\t\t\t\tType\t\tSize\t\tUsed\t\tPriority\n";
+        let device = format!("{HEADING}/dev/zram0 partition\t8388604\t0\t100\n");
+        for (swaps, scans) in [(None, false), (Some(HEADING), true), (Some(""), true), (Some(device.as_str()), false)] {
+            assert_eq!(matches!(pagemap_scan(swaps), Enabled::Auto), scans, "{swaps:?}");
+        }
+    }
 }

@@ -2,26 +2,29 @@
 
 use std::{
     collections::HashSet,
+    sync::Arc,
     time::{Duration, Instant},
 };
 
 use async_trait::async_trait;
-use bytes::Bytes;
-use domain::Limits;
+use domain::{Limits, TenantId};
 use serde_json::Value;
 use tool_api::{
-    ArtifactHash, Function, InspectError, Inspection, Rejection, ToolInspector,
+    ArtifactHash, ComponentSource, Function, InspectError, Inspection, NoHost, Rejection, Share, ToolInspector, Upload,
     inspection::{DESCRIPTION_BYTES_MAX, FUNCTIONS_MAX},
     schema::{SCHEMA_BYTES_MAX, Schema},
 };
 
 use crate::{
     Executor, Jar,
-    bindings::exports::belljar::tool::toolbox::{self, Description},
     cache::Loaded,
     call::{Ended, ended},
     capabilities::logging::locked,
     check,
+    contract::{
+        Tool,
+        toolbox::{self, Description},
+    },
     outcome::{self, Limit},
     sandbox::{CallView, Sandbox},
 };
@@ -34,38 +37,69 @@ const REQUIRES_BYTES_MAX: usize = 64 << 10;
 
 #[async_trait]
 impl ToolInspector for Executor {
-    async fn inspect(&self, component: Bytes) -> Result<Inspection, InspectError> {
-        let bytes = component.clone();
-        let artifact = tokio::task::spawn_blocking(move || check::check(&bytes).map(|()| ArtifactHash::of(&bytes)))
-            .await
-            .map_err(|error| InspectError::Failed(error.into()))??;
-        let tool = self.jar.find_or_compile(artifact, &component).await?;
-        let description = self.jar.describe(&tool).await?;
+    async fn inspect(&self, upload: Upload, source: &dyn ComponentSource) -> Result<Inspection, InspectError> {
+        let tool = self.jar.admit(&upload, source).await?;
         // Schemas of a stranger are compiled here: no work for a thread that others wait for.
-        let (functions, requires) = tokio::task::spawn_blocking(move || read(description))
-            .await
-            .map_err(|error| InspectError::Failed(error.into()))??;
-        Ok(Inspection { artifact, functions, requires, contract: tool.contract.clone() })
+        let described = match &tool.tool {
+            Tool::Typed(typed) => {
+                let typed = Arc::clone(typed);
+                tokio::task::spawn_blocking(move || typed.describe(upload.manifest.as_ref()))
+            }
+            _ if upload.manifest.is_some() => {
+                let words = "the component describes itself through its toolbox; send it without a manifest";
+                return Err(Rejection::new("manifest.not_needed", words).into());
+            }
+            _ => {
+                let description = self.jar.describe(&tool, upload.tenant).await?;
+                tokio::task::spawn_blocking(move || read(description))
+            }
+        };
+        let (functions, requires) = described.await.map_err(|error| InspectError::Failed(error.into()))??;
+        Ok(Inspection { artifact: upload.artifact, functions, requires, contract: tool.contract.clone() })
     }
 }
 
 impl Jar {
-    async fn describe(&self, tool: &Loaded) -> Result<Description, InspectError> {
-        let _place = self.place().await.map_err(|busy| InspectError::Failed(busy.into()))?;
+    /// The code of an upload, compiled in the tenant's turn where this host does not have it.
+    async fn admit(&self, upload: &Upload, source: &dyn ComponentSource) -> Result<Arc<Loaded>, InspectError> {
+        let known = || async { self.find(upload.artifact).await.map_err(|error| InspectError::Failed(error.into())) };
+        if !upload.first
+            && let Some(tool) = known().await?
+        {
+            return Ok(tool);
+        }
+        let _turn = self.compilations.turn(upload.tenant, Share::default()).await;
+        if let Some(tool) = known().await? {
+            // Its turn is held meanwhile: what is behind it waits as it would for a compilation.
+            tokio::time::sleep(if upload.first { tool.compile_time } else { Duration::ZERO }).await;
+            return Ok(tool);
+        }
+        let component = source.component().await.map_err(|error| InspectError::Failed(error.into()))?;
+        let component = component.ok_or_else(|| InspectError::Failed("the component was deleted meanwhile".into()))?;
+        let bytes = component.clone();
+        let artifact = tokio::task::spawn_blocking(move || check::check(&bytes).map(|()| ArtifactHash::of(&bytes)))
+            .await
+            .map_err(|error| InspectError::Failed(error.into()))??;
+        if artifact != upload.artifact {
+            return Err(InspectError::Failed("the component's bytes are not those of its hash".into()));
+        }
+        self.find_or_compile(artifact, &component).await
+    }
+
+    async fn describe(&self, tool: &Loaded, tenant: TenantId) -> Result<Description, InspectError> {
+        let _place = self.place(tenant, Share::default()).await.map_err(|busy| InspectError::Failed(busy.into()))?;
         let limits = DESCRIBE_LIMITS;
         let (started, time) = (Instant::now(), Duration::from_millis(limits.deadline_ms));
         let view = CallView {
-            id: None,
             deadline_unix_ms: self.clock.now().plus(time).unix_ms(),
-            context: Default::default(),
-            grants: Default::default(),
+            ..CallView::default()
         };
-        let sandbox = Sandbox::new(&limits, view, self.clock.clone(), started, started + time);
+        let sandbox = Sandbox::new(&limits, view, Arc::new(NoHost), self.clock.clone(), started, started + time);
         let mut store =
             sandbox.into_store(&self.engine, limits.fuel).map_err(|error| InspectError::Failed(error.into()))?;
-        let ended = ended(&mut store, time, async |store| {
-            let instance = tool.pre.instantiate_async(&mut *store).await?;
-            instance.belljar_tool_toolbox().call_describe(store).await
+        let seat = self.cores.seat(tenant, Share::default());
+        let ended = ended(&mut store, seat, time, async |store| {
+            tool.tool.describe(store).await
         })
         .await
         .map_err(|error| InspectError::Failed(error.into()))?;

@@ -1,7 +1,7 @@
 //! The bell jar: runs one tool call in a store of its own and says what it consumed.
 //!
 //! Owns: no table.
-//! May use: domain, tool-api.
+//! May use: domain, egress, tool-api.
 //! Never: touches the database; compiles inside a call; lets anything survive a call but its outcome and receipt.
 //! Start at: `call::Executor::call`.
 
@@ -10,34 +10,48 @@ mod cache;
 mod call;
 mod capabilities;
 mod check;
+mod clean;
 pub mod compile;
+mod contract;
+pub mod control;
 mod engine;
+#[doc(hidden)]
+pub mod fuzzing;
 mod inspect;
 mod meter;
 mod outcome;
+mod redact;
+mod replay;
 mod sandbox;
+mod turns;
+mod typed;
 
-use std::{ffi::OsString, path::PathBuf, sync::Arc, time::Duration};
+use std::{ffi::OsString, num::NonZero, path::PathBuf, sync::Arc, time::Duration};
 
-use domain::Clock;
-use tokio::sync::{Semaphore, SemaphorePermit};
-use tool_api::CallError;
+use domain::{Clock, TenantId};
+use egress::Egress;
+use tool_api::{CallError, Share};
 use wasmtime::{Engine, component::Linker};
 use zeroize::Zeroizing;
 
-pub use call::BareCall;
-
-use crate::{cache::Cache, compile::Compiler, sandbox::Sandbox};
+use crate::{
+    cache::Cache, capabilities::scratch::Room,
+    compile::{COMPILATIONS_MAX, Compiler},
+    sandbox::Sandbox,
+    turns::{Line, Turn},
+};
 
 /// Calls that run at the same time when nobody says: the engine reserves address space for each.
 pub const CONCURRENCY_DEFAULT: u32 = 64;
-/// Longest wait for a place in the pool. Admission above this crate queues by tenant; a wait here is a surge.
+/// Longest wait for a place in the pool: a call is one step of a chat, and somebody waits for it.
 const PLACE_WAIT_MAX: Duration = Duration::from_secs(2);
 
 /// What an executor is started with.
 pub struct Settings {
     /// Where compiled code is kept. Created with mode 0700; nobody else may write there.
     pub cache_dir: PathBuf,
+    /// Where calls have their scratch directories. Created with mode 0700; executors may share it.
+    pub scratch_dir: PathBuf,
     /// Authenticates compiled code. Not in the database: who has both can run native code here.
     pub mac_key: Zeroizing<[u8; 32]>,
     /// Starts a process that runs `compile::child_main`.
@@ -48,6 +62,8 @@ pub struct Settings {
     pub memory_cache_bytes: u64,
     /// What tools read as the time of day.
     pub clock: Arc<dyn Clock>,
+    /// Where tools' requests go out.
+    pub egress: Egress,
 }
 
 /// Why an executor did not start.
@@ -55,6 +71,8 @@ pub struct Settings {
 pub enum StartError {
     #[error("the directory for compiled code cannot be used: {0}")]
     CacheDir(#[source] std::io::Error),
+    #[error("the directory for scratch files cannot be used: {0}")]
+    ScratchDir(#[source] std::io::Error),
     #[error("the WebAssembly engine does not start on this machine")]
     Engine(#[source] Box<dyn std::error::Error + Send + Sync>),
     #[error("no command for the compile child is given")]
@@ -72,9 +90,16 @@ struct Jar {
     linker: Linker<Sandbox>,
     cache: Cache,
     compiler: Compiler,
-    /// One permit a place of the engine's pool: who holds one never finds the pool full.
-    places: Semaphore,
+    /// One turn a place of the engine's pool: who holds one never finds the pool full.
+    places: Line,
+    /// One turn a core: a guest runs for about 0.1 ms, then whoever is next.
+    cores: Line,
+    /// Turns at the compiler.
+    compilations: Line,
+    /// The scratch directories of calls.
+    room: Arc<Room>,
     clock: Arc<dyn Clock>,
+    egress: Egress,
 }
 
 impl Executor {
@@ -87,28 +112,28 @@ impl Executor {
         let linker = capabilities::link(&engine).map_err(|error| StartError::Engine(error.into()))?;
         let cache = Cache::open(&engine, settings.cache_dir, settings.mac_key, settings.memory_cache_bytes)
             .map_err(StartError::CacheDir)?;
+        let room = Room::open(&settings.scratch_dir).map_err(StartError::ScratchDir)?;
         Ok(Executor {
             jar: Arc::new(Jar {
                 engine,
                 linker,
                 cache,
                 compiler: Compiler::new(settings.compile_command),
-                places: Semaphore::new(concurrency as usize),
+                places: Line::new(concurrency as usize),
+                cores: Line::new(std::thread::available_parallelism().map_or(1, NonZero::get)),
+                compilations: Line::new(COMPILATIONS_MAX),
+                room: Arc::new(room),
                 clock: settings.clock,
+                egress: settings.egress,
             }),
         })
     }
 }
 
 impl Jar {
-    /// Waits for a place in the pool.
-    async fn place(&self) -> Result<SemaphorePermit<'_>, CallError> {
-        if let Ok(permit) = self.places.try_acquire() {
-            return Ok(permit);
-        }
-        match tokio::time::timeout(PLACE_WAIT_MAX, self.places.acquire()).await {
-            Ok(Ok(permit)) => Ok(permit),
-            Ok(Err(_)) | Err(_) => Err(CallError::Busy),
-        }
+    /// Waits for a place in the pool, in the tenant's turn and within its share.
+    async fn place(&self, tenant: TenantId, share: Share) -> Result<Turn, CallError> {
+        let place = self.places.turn(tenant, share);
+        tokio::time::timeout(PLACE_WAIT_MAX, place).await.map_err(|_| CallError::Busy)
     }
 }

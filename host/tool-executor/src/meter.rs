@@ -26,8 +26,9 @@ const FUEL_PER_BYTE: u64 = 1;
 /// Calls of host functions that may follow one another when a yield is due: compiled code looks for one only where a
 /// function or a loop begins, so straight code would keep its thread for as long as it calls.
 const OVERDUE_HOST_CALLS_MAX: u32 = 256;
-/// Bytes that one host call may bring into the host's memory: more than any name, key, line or chunk that is kept.
-const HOST_CALL_BYTES_MAX: usize = 256 << 10;
+/// Bytes that one host call may bring into the host's memory: the largest value of a key-value store with its key, and
+/// more than any other name, line or chunk that is kept.
+const HOST_CALL_BYTES_MAX: usize = 260 << 10;
 /// Bytes that the result of a call may bring into the host's memory: the ceiling of an output.
 pub(crate) const RESULT_BYTES_MAX: usize = 4 << 20;
 /// Elements of all tables of a call together.
@@ -46,6 +47,12 @@ pub(crate) enum LimitReached {
     HostCalls,
     #[error("logs")]
     Logs,
+    #[error("HTTP requests")]
+    HttpRequests,
+    #[error("HTTP bytes")]
+    HttpBytes,
+    #[error("output")]
+    Output,
 }
 
 /// Counts of one call.
@@ -64,14 +71,23 @@ pub(crate) struct Meter {
     polls: Arc<AtomicU64>,
     /// Fuel that is left when the next yield is due.
     yield_at: u64,
-    /// The polls at a crossing where a yield was due.
-    due: Option<u64>,
-    /// Host calls since then, while no yield came.
+    /// Host calls since a yield is due, while none came.
     overdue: u32,
-    /// `host_calls` at the last crossing to the host: what has not changed it is a helper of the engine.
-    host_calls_before: u64,
+    /// The crossing to the host that is under way, and the one around it: a host function may call the tool's allocator,
+    /// and that one a helper of the engine.
+    crossing: Crossing,
+    around: Option<Crossing>,
     /// Bytes that the host function under way has handled, and that are not paid yet.
     bytes: u64,
+}
+
+/// What is known when wasm has called the host.
+#[derive(Debug, Clone, Copy, Default)]
+struct Crossing {
+    /// A yield was due, so that nothing was paid yet; and the polls so far.
+    due: Option<u64>,
+    /// `Meter::host_calls` before: what does not change it is a helper of the engine.
+    host_calls: u64,
 }
 
 impl Meter {
@@ -88,9 +104,9 @@ impl Meter {
             deadline,
             polls: Arc::default(),
             yield_at: limits.fuel.saturating_sub(YIELD_FUEL),
-            due: None,
             overdue: 0,
-            host_calls_before: 0,
+            crossing: Crossing::default(),
+            around: None,
             bytes: 0,
         }
     }
@@ -165,17 +181,17 @@ pub(crate) fn crossing(mut store: StoreContextMut<'_, Sandbox>, hook: CallHook) 
             store.set_hostcall_fuel(HOST_CALL_BYTES_MAX);
             let fuel = store.get_fuel()?;
             let meter = &mut store.data_mut().meter;
-            meter.host_calls_before = meter.host_calls;
             if Instant::now() >= meter.deadline {
                 return Err(LimitReached::Deadline.into());
             }
             let until_yield = fuel.saturating_sub(meter.yield_at);
-            if until_yield == 0 {
-                // This is the yield itself, or a host call just before it, which pays when it returns.
-                meter.due = Some(meter.polls.load(Ordering::Relaxed));
+            // When a yield is due, this is the yield itself, or a host call just before it, which pays when it returns.
+            let due = (until_yield == 0).then(|| meter.polls.load(Ordering::Relaxed));
+            let crossing = Crossing { due, host_calls: meter.host_calls };
+            meter.around = Some(std::mem::replace(&mut meter.crossing, crossing));
+            if due.is_some() {
                 return Ok(());
             }
-            meter.due = None;
             let left = fuel.saturating_sub(HOST_CALL_FUEL);
             if left == 0 {
                 store.set_fuel(0)?;
@@ -184,23 +200,36 @@ pub(crate) fn crossing(mut store: StoreContextMut<'_, Sandbox>, hook: CallHook) 
             next_yield(store, left, until_yield.saturating_sub(HOST_CALL_FUEL).max(1))
         }
         CallHook::ReturningFromHost => {
+            if let Some(limit) = store.data().outgoing.limit_reached() {
+                return Err(limit.into());
+            }
             let meter = &mut store.data_mut().meter;
             if meter.host_calls > meter.host_calls_max {
                 return Err(LimitReached::HostCalls.into());
             }
-            let mut price = std::mem::take(&mut meter.bytes).saturating_mul(FUEL_PER_BYTE);
-            let due = meter.due.take();
-            let yielded = due.is_some_and(|polls| polls != meter.polls.load(Ordering::Relaxed));
-            if yielded {
+            let around = meter.around.take().unwrap_or_default();
+            let crossing = std::mem::replace(&mut meter.crossing, around);
+            if meter.host_calls == crossing.host_calls {
+                // A helper of the engine. Only the yield itself has let others run.
+                let yielded = crossing.due.is_some_and(|polls| polls != meter.polls.load(Ordering::Relaxed));
+                if !yielded {
+                    return Ok(());
+                }
                 meter.overdue = 0;
-            } else if due.is_some() && meter.host_calls != meter.host_calls_before {
+                let fuel = store.get_fuel()?;
+                return next_yield(store, fuel, YIELD_FUEL);
+            }
+            // A host function may have waited, and others have run meanwhile. What it costs does not depend on that: a
+            // replayed call, which waits for nothing, burns the same fuel.
+            let mut price = std::mem::take(&mut meter.bytes).saturating_mul(FUEL_PER_BYTE);
+            if crossing.due.is_some() {
                 meter.overdue += 1;
                 if meter.overdue > OVERDUE_HOST_CALLS_MAX {
                     return Err(LimitReached::HostCalls.into());
                 }
                 price = price.saturating_add(HOST_CALL_FUEL);
             }
-            if price == 0 && !yielded {
+            if price == 0 {
                 return Ok(());
             }
             let yield_at = meter.yield_at;
@@ -210,8 +239,7 @@ pub(crate) fn crossing(mut store: StoreContextMut<'_, Sandbox>, hook: CallHook) 
                 store.set_fuel(0)?;
                 return Err(LimitReached::Fuel.into());
             }
-            let until_yield = fuel.saturating_sub(yield_at).saturating_sub(price).max(1);
-            next_yield(store, left, if yielded { YIELD_FUEL } else { until_yield })
+            next_yield(store, left, fuel.saturating_sub(yield_at).saturating_sub(price).max(1))
         }
         CallHook::ReturningFromWasm => {
             store.set_hostcall_fuel(RESULT_BYTES_MAX);

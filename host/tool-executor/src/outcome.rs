@@ -7,10 +7,11 @@ use wasmtime::{Trap as EngineTrap, WasmBacktrace, component::ResourceTableError}
 use wasmtime_wasi::I32Exit;
 
 use crate::{
-    bindings::exports::belljar::tool::toolbox::{CallResult, Content},
+    contract::toolbox::{CallResult, Content},
     capabilities::denied::Grant,
     engine::FRAMES_MAX,
     meter::LimitReached,
+    typed::BadArgument,
 };
 
 /// Parts of one answer: each costs the host more than its bytes.
@@ -88,6 +89,8 @@ pub(crate) enum Limit {
     Handles,
     Output,
     Logs,
+    HttpRequests,
+    HttpBytes,
     Abi,
 }
 
@@ -109,6 +112,12 @@ pub(crate) fn of_limit(limit: Limit, limits: &Limits) -> Outcome {
         Limit::Handles => ("limit.handles", "the tool held too many resources at the same time".into()),
         Limit::Output => ("limit.output", format!("the tool answered with more than {} bytes", limits.output_bytes)),
         Limit::Logs => ("limit.logs", format!("the tool wrote more than {} bytes of logs", limits.log_bytes)),
+        Limit::HttpRequests => {
+            ("limit.http_requests", format!("the tool sent more than {} HTTP requests", limits.http_requests))
+        }
+        Limit::HttpBytes => {
+            ("limit.http_bytes", format!("the tool's HTTP requests and answers had more than {} bytes", limits.http_bytes))
+        }
         Limit::Abi => ("limit.abi", "the tool moved too much data in one call of the host".into()),
     };
     Outcome::failed(Status::Limit, code, words)
@@ -123,6 +132,9 @@ enum End {
 
 /// The engine's error as an outcome. `last_words` is the tool's last line on standard error.
 pub(crate) fn of_error(error: &wasmtime::Error, last_words: Option<String>, limits: &Limits) -> Outcome {
+    if let Some(bad) = error.downcast_ref::<BadArgument>() {
+        return Outcome::failed(Status::ToolError, "tool.bad_arguments", bad.to_string());
+    }
     let (kind, words) = match end_of(error) {
         End::Limit(limit) => return of_limit(limit, limits),
         End::Trap { kind, words } => (kind, words),
@@ -156,6 +168,9 @@ fn end_of(error: &wasmtime::Error) -> End {
             LimitReached::Deadline => Limit::Deadline,
             LimitReached::HostCalls => Limit::HostCalls,
             LimitReached::Logs => Limit::Logs,
+            LimitReached::HttpRequests => Limit::HttpRequests,
+            LimitReached::HttpBytes => Limit::HttpBytes,
+            LimitReached::Output => Limit::Output,
         });
     }
     if let Some(exit) = error.downcast_ref::<I32Exit>() {
@@ -226,7 +241,7 @@ mod tests {
     use serde_json::json;
 
     use super::*;
-    use crate::bindings::exports::belljar::tool::toolbox::Image;
+    use crate::contract::toolbox::Image;
 
     const LIMITS: Limits = Limits { output_bytes: 100, ..Limits::DEFAULT };
 

@@ -1,20 +1,26 @@
 //! The store's data: everything that one call can reach. A field per capability.
 
-use std::{sync::Arc, time::Instant};
+use std::{collections::BTreeMap, sync::Arc, time::Instant};
 
-use domain::{CallId, Clock, Grants, Limits};
-use tool_api::CallContext;
+use domain::{CallGrants, CallId, Clock, Limits, SecretName};
+use egress::Egress;
+use tool_api::{CallContext, CallHost, OpenSecret};
 use wasmtime::{Engine, Store, component::ResourceTable};
 use wasmtime_wasi::{WasiCtx, WasiCtxView, WasiView};
-use wasmtime_wasi_http::WasiHttpCtx;
 
 use crate::{
     capabilities::{
-        denied::{self, Denials, Deny},
+        denied::Denials,
+        http::Outgoing,
+        key_value::KeyValue,
+        ledger::Ledger,
         logging::{Log, SharedLog},
+        progress,
+        scratch::Scratch,
         wasi,
     },
     meter::{Meter, RESULT_BYTES_MAX, YIELD_FUEL, crossing},
+    replay::Inputs,
 };
 
 /// Resources that a call may hold at the same time, in the component's tables and in the host's.
@@ -24,9 +30,14 @@ pub(crate) struct Sandbox {
     pub(crate) meter: Meter,
     pub(crate) log: SharedLog,
     pub(crate) denials: Denials,
+    pub(crate) ledger: Ledger,
     pub(crate) call: CallView,
-    pub(crate) http: WasiHttpCtx,
-    pub(crate) http_hooks: Deny,
+    pub(crate) host: Arc<dyn CallHost>,
+    pub(crate) key_value: KeyValue,
+    pub(crate) progress: progress::Told,
+    /// Before the table: what ends with the call is told so before the table's resources are dropped.
+    pub(crate) outgoing: Outgoing,
+    pub(crate) scratch: Scratch,
     pub(crate) table: ResourceTable,
     /// Made when the call first asks for WASI: many calls never do.
     wasi: Option<Box<WasiCtx>>,
@@ -34,18 +45,26 @@ pub(crate) struct Sandbox {
     started: Instant,
 }
 
-/// What `context` and `config` tell.
+/// What the capabilities know of their call. By default it is nobody's, and grants nothing.
+#[derive(Default)]
 pub(crate) struct CallView {
     pub(crate) id: Option<CallId>,
     pub(crate) deadline_unix_ms: u64,
     pub(crate) context: CallContext,
-    pub(crate) grants: Arc<Grants>,
+    pub(crate) grants: Arc<CallGrants>,
+    pub(crate) secrets: Arc<BTreeMap<SecretName, OpenSecret>>,
+    pub(crate) inputs: Inputs,
+    /// `None`: nothing is sent.
+    pub(crate) egress: Option<Egress>,
+    /// All random numbers of the call come from this.
+    pub(crate) seed: [u8; 32],
 }
 
 impl Sandbox {
     pub(crate) fn new(
         limits: &Limits,
         call: CallView,
+        host: Arc<dyn CallHost>,
         clock: Arc<dyn Clock>,
         started: Instant,
         deadline: Instant,
@@ -56,9 +75,13 @@ impl Sandbox {
             meter: Meter::new(limits, deadline),
             log: Log::shared(limits.log_bytes),
             denials: Denials::default(),
+            ledger: Ledger::default(),
             call,
-            http: denied::http_context(),
-            http_hooks: Deny,
+            host,
+            key_value: KeyValue::default(),
+            progress: progress::Told::default(),
+            outgoing: Outgoing::new(limits),
+            scratch: Scratch::default(),
             table,
             wasi: None,
             clock,
@@ -100,8 +123,8 @@ impl Sandbox {
 
 impl WasiView for Sandbox {
     fn ctx(&mut self) -> WasiCtxView<'_> {
-        let Sandbox { wasi, table, log, clock, started, .. } = self.counted();
-        let ctx = wasi.get_or_insert_with(|| Box::new(wasi::empty(log, clock, *started)));
+        let Sandbox { wasi, table, log, clock, call, started, .. } = self.counted();
+        let ctx = wasi.get_or_insert_with(|| Box::new(wasi::empty(log, clock, call, *started)));
         WasiCtxView { ctx, table }
     }
 }

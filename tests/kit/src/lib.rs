@@ -4,8 +4,10 @@
 //! Start at: `TestDb::start`.
 #![expect(clippy::unwrap_used, reason = "test code: a failed step ends the test")]
 
+mod bomb;
 mod db;
 mod executor;
 
+pub use bomb::compile_bomb;
 pub use db::{TestDb, master_key};
 pub use executor::{FakeExecutor, FakeInspector, function};

@@ -2,10 +2,13 @@
 
 use domain::{FieldError, FunctionName, Kind, Problem, ToolName, grants::GrantsError, limits::LimitError};
 
-use crate::tools::{VersionRef, VersionStatus};
+use crate::{
+    secrets::SecretError,
+    tools::{VersionRef, VersionStatus},
+};
 
 /// Which binding of an agent cannot be, and why.
-#[derive(Debug, thiserror::Error, PartialEq, Eq)]
+#[derive(Debug, thiserror::Error)]
 #[error("{reason}")]
 pub struct BindingError {
     /// Its place in `tools`.
@@ -13,7 +16,7 @@ pub struct BindingError {
     pub reason: BindingReason,
 }
 
-#[derive(Debug, thiserror::Error, PartialEq, Eq)]
+#[derive(Debug, thiserror::Error)]
 pub enum BindingReason {
     #[error(
         "tool `{tool}` has no version `{version}` that is ready; upload it, or name one of `GET /v1/tools/{tool}/versions`"
@@ -34,12 +37,15 @@ pub enum BindingReason {
         listed(keys)
     )]
     GrantMissing { tool: ToolName, keys: Vec<String> },
-    #[error("these grants are not available yet: {}; leave them out", listed(names))]
-    GrantUnavailable { names: Vec<String> },
+    #[error(
+        "what this version of tool `{tool}` asks for cannot be read (`requires{}`: {}); write `grants` yourself",
+        mistake.pointer, mistake.detail
+    )]
+    RequiresUnreadable { tool: ToolName, mistake: FieldError },
+    #[error(transparent)]
+    Secret(SecretError),
     #[error("approvals are not available yet; leave `{field}` out or set `approval` to `never`")]
     ApprovalUnavailable { field: &'static str },
-    #[error("recording is not available yet; leave `record` out or set it to false")]
-    RecordingUnavailable,
 }
 
 fn listed(names: &[String]) -> String {
@@ -51,11 +57,14 @@ fn listed(names: &[String]) -> String {
 
 impl Problem for BindingError {
     fn kind(&self) -> Kind {
-        Kind::Invalid
+        match &self.reason {
+            BindingReason::Secret(error) => error.kind(),
+            _ => Kind::Invalid,
+        }
     }
 
     fn code(&self) -> &'static str {
-        match self.reason {
+        match &self.reason {
             BindingReason::VersionNotFound { .. } => "binding.version_not_found",
             BindingReason::VersionNotReady { .. } => "binding.version_not_ready",
             BindingReason::DuplicateTool { .. } => "binding.duplicate_tool",
@@ -63,25 +72,32 @@ impl Problem for BindingError {
             BindingReason::LimitAbovePlan(_) => "binding.limit_above_plan",
             BindingReason::GrantInvalid(_) => "binding.grant_invalid",
             BindingReason::GrantMissing { .. } => "binding.grant_missing",
-            BindingReason::GrantUnavailable { .. } => "binding.grant_unavailable",
+            BindingReason::RequiresUnreadable { .. } => "binding.requires_unreadable",
+            BindingReason::Secret(error) => error.code(),
             BindingReason::ApprovalUnavailable { .. } => "binding.approval_unavailable",
-            BindingReason::RecordingUnavailable => "binding.recording_unavailable",
         }
     }
 
     fn fields(&self) -> Vec<FieldError> {
-        let places = match &self.reason {
+        let place = match &self.reason {
             BindingReason::VersionNotFound { .. }
             | BindingReason::VersionNotReady { .. }
-            | BindingReason::DuplicateTool { .. } => vec![String::new()],
-            BindingReason::FunctionNotFound { index, .. } => vec![format!("/functions/{index}")],
-            BindingReason::LimitAbovePlan(error) => vec![format!("/limits/{}", error.name)],
-            BindingReason::GrantInvalid(_) | BindingReason::GrantMissing { .. } => vec!["/grants/config".into()],
-            BindingReason::GrantUnavailable { names } => names.iter().map(|name| format!("/grants/{name}")).collect(),
-            BindingReason::ApprovalUnavailable { field } => vec![format!("/{field}")],
-            BindingReason::RecordingUnavailable => vec!["/record".into()],
+            | BindingReason::DuplicateTool { .. } => String::new(),
+            BindingReason::FunctionNotFound { index, .. } => format!("/functions/{index}"),
+            BindingReason::LimitAbovePlan(error) => format!("/limits/{}", error.name),
+            BindingReason::GrantInvalid(error) => format!("/grants{}", error.pointer()),
+            BindingReason::GrantMissing { .. } => "/grants/config".into(),
+            BindingReason::RequiresUnreadable { .. } => "/grants".into(),
+            BindingReason::Secret(error) => format!("/grants{}", error.pointer()),
+            BindingReason::ApprovalUnavailable { field } => format!("/{field}"),
         };
-        let detail = self.reason.to_string();
-        places.into_iter().map(|place| FieldError::new(format!("/tools/{}{place}", self.at), detail.clone())).collect()
+        vec![FieldError::new(format!("/tools/{}{place}", self.at), self.reason.to_string())]
+    }
+
+    fn retry_after_seconds(&self) -> Option<u64> {
+        match &self.reason {
+            BindingReason::Secret(error) => error.retry_after_seconds(),
+            _ => None,
+        }
     }
 }

@@ -51,6 +51,17 @@ fn a_binding_gives_only_what_there_is() {
         (json!({"limits": {"host_calls": 0}}), "binding.limit_above_plan", "/tools/2/limits/host_calls"),
         (json!({"grants": {"config": {"": "x"}}}), "binding.grant_invalid", "/tools/2/grants/config"),
         (json!({"grants": {"config": {"a": "x".repeat(65_536)}}}), "binding.grant_invalid", "/tools/2/grants/config"),
+        (json!({"grants": {"scratch_bytes": 0}}), "binding.grant_invalid", "/tools/2/grants/scratch_bytes"),
+        (
+            json!({"grants": {"key_value": [{"namespace": "a b", "access": "read"}]}}),
+            "binding.grant_invalid",
+            "/tools/2/grants/key_value",
+        ),
+        (
+            json!({"grants": {"http": [{"host": "a.example", "methods": ["get"]}]}}),
+            "binding.grant_invalid",
+            "/tools/2/grants/http/0/methods",
+        ),
     ] {
         assert_eq!(refused(extra, &plain), (code, pointer.into()));
     }
@@ -72,14 +83,32 @@ fn what_a_tool_asks_for_and_does_not_get_is_named() {
     let given = spec(json!({"grants": {"config": {"unit": "m", "zone": "UTC", "more": "1"}}}));
     assert_eq!(decide(&given, &asks, Limits::CEILING).unwrap().grants.config.len(), 3);
 
-    let later = version(json!({"http": [{"host": "a.example", "reason": "weather"}], "secrets": []}));
+    let older = version(json!({"http": ["anything"]}));
     assert_eq!(
-        refused(json!({"grants": "as_requested"}), &later),
-        ("binding.grant_unavailable", "/tools/2/grants/http".into())
+        refused(json!({"grants": "as_requested"}), &older),
+        ("binding.requires_unreadable", "/tools/2/grants".into())
     );
-    assert_eq!(decide(&spec(json!({})), &later, Limits::CEILING).unwrap().grants, Grants::default());
+    assert_eq!(decide(&spec(json!({})), &older, Limits::CEILING).unwrap().missing, []);
     let nothing = decide(&spec(json!({"grants": "as_requested"})), &version(json!({})), Limits::CEILING).unwrap();
     assert_eq!(nothing.grants, Grants::default());
+}
+
+#[test]
+fn a_binding_gives_what_is_asked_for_or_says_what_is_missing() {
+    let asks = version(json!({
+        "http": [{"host": "a.example", "reason": "weather"}], "key_value": [{"namespace": "notes", "access": "write"}],
+    }));
+    let given = decide(&spec(json!({"grants": "as_requested"})), &asks, Limits::CEILING).unwrap();
+    assert_eq!((given.grants.http[0].host.to_string().as_str(), given.missing.len()), ("a.example", 0));
+    let less = spec(json!({"grants": {"http": [{"host": "*.example.com"}]}, "record": true}));
+    let less = decide(&less, &asks, Limits::CEILING).unwrap();
+    let shown = serde_json::to_value(&less).unwrap();
+    assert_eq!(
+        shown["missing"],
+        json!([{"grant": "http a.example", "reason": "weather"}, {"grant": "key_value notes"}])
+    );
+    assert_eq!(shown["record"], true);
+    assert_eq!(serde_json::to_value(&given).unwrap().get("record"), None);
 }
 
 #[test]

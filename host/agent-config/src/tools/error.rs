@@ -22,11 +22,19 @@ pub enum ToolError {
     )]
     TooLarge { bytes: i64, max: i64 },
     #[error(
-        "the component would bring your tools to {bytes} bytes; this plan stores {max}: delete versions that no agent uses"
+        "the component would bring what you store to {bytes} bytes; this plan stores {max}: delete versions that no agent \
+         uses, or key-value entries"
     )]
     StorageExceeded { bytes: i64, max: i64 },
     #[error("a label has 1 to {LABEL_BYTES_MAX} bytes and no control characters; shorten it")]
     BadLabel,
+    #[error(
+        "the tool has these bytes already, with another manifest, and a version does not change: delete version `{0}` first, \
+         or upload another build"
+    )]
+    ManifestDiffers(ArtifactHash),
+    #[error("`manifest`{} {}", .0.pointer, .0.detail)]
+    BadManifest(FieldError),
     #[error("a revision of {} uses it, and keeps it; bind another version there for new runs, or keep it", agents(.0))]
     VersionInUse(Vec<String>),
     #[error("a revision of {} uses a version of it, and keeps it; it cannot be deleted", agents(.0))]
@@ -60,8 +68,11 @@ impl Problem for ToolError {
     fn kind(&self) -> Kind {
         match self {
             ToolError::NotFound(_) | ToolError::VersionNotFound { .. } => Kind::NotFound,
-            ToolError::NotReady(_) | ToolError::VersionInUse(_) | ToolError::InUse(_) => Kind::Conflict,
-            ToolError::Rejected(_) | ToolError::BadLabel => Kind::Invalid,
+            ToolError::NotReady(_)
+            | ToolError::ManifestDiffers(_)
+            | ToolError::VersionInUse(_)
+            | ToolError::InUse(_) => Kind::Conflict,
+            ToolError::Rejected(_) | ToolError::BadLabel | ToolError::BadManifest(_) => Kind::Invalid,
             ToolError::TooLarge { .. } | ToolError::StorageExceeded { .. } => Kind::TooLarge,
             ToolError::NotInspected(_) => Kind::Unavailable,
             ToolError::TooManyWaiting(_) => Kind::TooMany,
@@ -79,6 +90,8 @@ impl Problem for ToolError {
             ToolError::TooLarge { .. } => "tool_version.too_large",
             ToolError::StorageExceeded { .. } => "tool.storage_exceeded",
             ToolError::BadLabel => "tool_version.bad_label",
+            ToolError::ManifestDiffers(_) => "tool_version.manifest_differs",
+            ToolError::BadManifest(_) => "tool_version.bad_manifest",
             ToolError::VersionInUse(_) => "tool_version.in_use",
             ToolError::InUse(_) => "tool.in_use",
             ToolError::NotInspected(_) => "tool_version.not_inspected",
@@ -91,6 +104,9 @@ impl Problem for ToolError {
     fn fields(&self) -> Vec<FieldError> {
         match self {
             ToolError::BadLabel => vec![FieldError::new("/label", self.to_string())],
+            ToolError::BadManifest(mistake) => {
+                vec![FieldError::new(format!("/manifest{}", mistake.pointer), mistake.detail.clone())]
+            }
             _ => Vec::new(),
         }
     }

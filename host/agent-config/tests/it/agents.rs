@@ -212,3 +212,29 @@ async fn changes_at_once_are_each_a_revision() {
     assert_eq!((last.description.as_deref(), last.display_name.as_deref()), (Some("a"), Some("b")));
     assert_eq!(last.system_prompt, "c");
 }
+
+#[tokio::test]
+async fn a_binding_tells_what_it_lacks_and_whether_it_records() {
+    let house = House::build().await;
+    let ada = house.db.tenant("ada").await;
+    let asks = r#"requires={"key_value": [{"namespace": "notes", "access": "write", "reason": "keeps them"}], "scratch_bytes": 9}"#;
+    house.push(&ada, "notes", asks).await.unwrap();
+    let tools = json!([{"tool": "notes", "version": "latest", "record": true, "grants": {"scratch_bytes": 10}}]);
+    let made = house.create(&ada, agent(json!({"tools": tools}))).await.unwrap();
+    let shown = serde_json::to_value(&made).unwrap();
+    assert_eq!(shown["tools"][0]["missing"], json!([{"grant": "key_value notes", "reason": "keeps them"}]));
+    assert_eq!(shown["tools"][0]["record"], true);
+    // What was answered can be sent back.
+    assert_eq!(house.publish(&ada, "clerk", json!({"tools": shown["tools"]})).await.unwrap(), made);
+    let mut tx = ada.begin().await.unwrap();
+    assert_eq!(agents::get(&mut tx, &AgentRef::Id(made.id)).await.unwrap(), made);
+    let functions = revisions::functions(&mut tx, made.id, 1).await.unwrap();
+    assert!(functions[0].record && functions[0].grants.scratch_bytes == Some(10));
+    drop(tx);
+
+    let tools = json!([{"tool": "notes", "version": "latest", "grants": "as_requested"}]);
+    let asked = house.publish(&ada, "clerk", json!({"tools": tools})).await.unwrap();
+    let tool = &serde_json::to_value(&asked).unwrap()["tools"][0];
+    let grants = json!({"key_value": [{"namespace": "notes", "access": "write"}], "scratch_bytes": 9});
+    assert_eq!((&tool["grants"], tool.get("missing"), tool.get("record")), (&grants, None, None));
+}

@@ -2,13 +2,15 @@
 
 use std::{
     sync::{
-        Arc,
+        Arc, Mutex,
         atomic::{AtomicUsize, Ordering},
     },
     time::Duration,
 };
 
-use agent_config::{Admission, Agent, AgentError, AgentRef, AgentSpec, ToolError, ToolVersion, agents, tools};
+use agent_config::{
+    Admission, Agent, AgentError, AgentRef, AgentSpec, ToolError, ToolVersion, agents, secrets::NamingRight, tools,
+};
 use async_trait::async_trait;
 use bytes::Bytes;
 use domain::{Clock, SystemIds, Timestamp, ToolName, time::ManualClock};
@@ -19,7 +21,8 @@ use tenancy::{
     plans::Plan,
     tenants::{self, NewTenant},
 };
-use tool_api::{InspectError, Inspection, ToolInspector};
+use tokio::sync::Semaphore;
+use tool_api::{ComponentSource, InspectError, Inspection, Manifest, ToolInspector, Upload};
 
 pub(crate) struct House {
     pub(crate) db: TestDb,
@@ -28,13 +31,19 @@ pub(crate) struct House {
     pub(crate) inspector: Arc<Inspector>,
 }
 
-/// Components are texts: `functions=3` has three functions, `asks=unit` requires that config value, `nul` describes
-/// itself with a NUL character, `once broken` breaks the host the first time, `slow...` takes a while. The rest is up to `kit`.
-#[derive(Default)]
+/// Components are texts: `functions=3` has three functions, `asks=unit` requires that config value, `requires={...}`
+/// requires that JSON, `nul` describes itself with a NUL character, `once broken` breaks the host the first time, `slow...`
+/// waits until the gate is opened. The rest is up to `kit`.
 pub(crate) struct Inspector {
     seen: AtomicUsize,
-    at_once: AtomicUsize,
-    peak: AtomicUsize,
+    uploads: Mutex<Vec<Upload>>,
+    gate: Semaphore,
+}
+
+impl Default for Inspector {
+    fn default() -> Self {
+        Self { seen: AtomicUsize::new(0), uploads: Mutex::default(), gate: Semaphore::new(0) }
+    }
 }
 
 impl Inspector {
@@ -42,32 +51,39 @@ impl Inspector {
         self.seen.load(Ordering::SeqCst)
     }
 
-    /// Inspections at the same time.
-    pub(crate) fn peak(&self) -> usize {
-        self.peak.load(Ordering::SeqCst)
+    pub(crate) fn open_gate(&self) {
+        self.gate.add_permits(100);
+    }
+
+    /// What it was given last.
+    pub(crate) fn last(&self) -> Upload {
+        self.uploads.lock().unwrap().last().unwrap().clone()
     }
 }
 
 #[async_trait]
 impl ToolInspector for Inspector {
-    async fn inspect(&self, component: Bytes) -> Result<Inspection, InspectError> {
+    async fn inspect(&self, upload: Upload, source: &dyn ComponentSource) -> Result<Inspection, InspectError> {
         let before = self.seen.fetch_add(1, Ordering::SeqCst);
-        let text = String::from_utf8_lossy(&component).into_owned();
+        self.uploads.lock().unwrap().push(upload.clone());
+        let component = source.component().await.map_err(|error| InspectError::Failed(error.into()))?;
+        let text = String::from_utf8_lossy(&component.unwrap_or_default()).into_owned();
         if text == "once broken" && before == 0 {
             return Err(InspectError::Failed("the disk is full".into()));
         }
         if text.starts_with("slow") {
-            self.peak.fetch_max(1 + self.at_once.fetch_add(1, Ordering::SeqCst), Ordering::SeqCst);
-            tokio::time::sleep(Duration::from_millis(50)).await;
-            self.at_once.fetch_sub(1, Ordering::SeqCst);
+            self.gate.acquire().await.unwrap().forget();
         }
-        let mut inspection = FakeInspector.inspect(component).await?;
+        let mut inspection = FakeInspector.inspect(upload, source).await?;
         if let Some(count) = text.strip_prefix("functions=") {
             inspection.functions =
                 (0..count.parse().unwrap()).map(|number: u32| kit::function(&format!("f{number}"))).collect();
         }
         if let Some(key) = text.strip_prefix("asks=") {
             inspection.requires = json!({"config": {key: {"reason": "it is used"}}});
+        }
+        if let Some(requires) = text.strip_prefix("requires=") {
+            inspection.requires = serde_json::from_str(requires).unwrap();
         }
         if text == "nul" {
             inspection.functions[0].description = "a\0b".into();
@@ -99,16 +115,35 @@ impl House {
     }
 
     pub(crate) async fn push(&self, tenant: &Tenant, tool: &str, component: &str) -> Result<ToolVersion, ToolError> {
+        self.push_with(tenant, tool, component, None).await
+    }
+
+    pub(crate) async fn push_with(
+        &self,
+        tenant: &Tenant,
+        tool: &str,
+        component: &str,
+        manifest: Option<Manifest>,
+    ) -> Result<ToolVersion, ToolError> {
         let tool: ToolName = tool.parse().unwrap();
         let component = Bytes::from(component.to_owned());
-        let accepted = self.admission.accept(tenant, &tool, component, None).await?;
+        let accepted = self.admission.accept(tenant, &tool, component, None, manifest).await?;
         self.admission.finish(tenant, &tool, accepted.version.version).await
     }
 
     pub(crate) async fn create(&self, tenant: &Tenant, spec: Value) -> Result<Agent, AgentError> {
+        self.create_as(tenant, spec, NamingRight::WithinHosts).await
+    }
+
+    pub(crate) async fn create_as(
+        &self,
+        tenant: &Tenant,
+        spec: Value,
+        right: NamingRight,
+    ) -> Result<Agent, AgentError> {
         let mut tx = tenant.begin().await?;
         let plan = plan(tenant).await;
-        let agent = agents::create(&mut tx, &plan, AgentSpec::parse(spec)?, &SystemIds, self.now()).await?;
+        let agent = agents::create(&mut tx, &plan, AgentSpec::parse(spec)?, right, &SystemIds, self.now()).await?;
         tx.commit().await?;
         Ok(agent)
     }
@@ -117,7 +152,7 @@ impl House {
         let agent: AgentRef = agent.parse()?;
         let mut tx = tenant.begin().await?;
         let plan = plan(tenant).await;
-        let agent = agents::publish(&mut tx, &plan, &agent, patch, self.now()).await?;
+        let agent = agents::publish(&mut tx, &plan, &agent, patch, NamingRight::WithinHosts, self.now()).await?;
         tx.commit().await?;
         Ok(agent)
     }

@@ -3,5 +3,7 @@
 
 mod agents;
 mod house;
+mod key_value;
 mod provider_keys;
+mod secrets;
 mod tools;

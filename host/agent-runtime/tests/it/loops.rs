@@ -14,7 +14,7 @@ use domain::{Problem, message::Part};
 use kit::FakeExecutor;
 use serde_json::{Value, json};
 use tokio::sync::Notify;
-use tool_api::{CallError, Finished, Outcome, Status, ToolCall, ToolExecutor};
+use tool_api::{CallError, CallHost, Finished, Outcome, Recording, Replayed, Status, ToolCall, ToolExecutor};
 
 use crate::house::{House, say};
 
@@ -27,7 +27,7 @@ struct Stuck {
 
 #[async_trait]
 impl ToolExecutor for Stuck {
-    async fn call(&self, _: ToolCall) -> Result<Finished, CallError> {
+    async fn call(&self, _: ToolCall, _: Arc<dyn CallHost>) -> Result<Finished, CallError> {
         struct Running(Arc<AtomicUsize>);
         impl Drop for Running {
             fn drop(&mut self) {
@@ -37,6 +37,10 @@ impl ToolExecutor for Stuck {
         self.running.fetch_add(1, Ordering::SeqCst);
         let _running = Running(self.running.clone());
         self.began.notify_one();
+        std::future::pending().await
+    }
+
+    async fn replay(&self, _: ToolCall, _: Arc<Recording>) -> Result<Replayed, CallError> {
         std::future::pending().await
     }
 }

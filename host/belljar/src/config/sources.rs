@@ -10,7 +10,7 @@ use figment::{
 };
 
 /// Every setting that a file or the environment may have.
-const SETTINGS: [&str; 15] = [
+const SETTINGS: [&str; 19] = [
     "role",
     "listen",
     "operator_listen",
@@ -21,6 +21,10 @@ const SETTINGS: [&str; 15] = [
     "database_connections",
     "master_key",
     "master_key_file",
+    "key_encryption_key",
+    "key_encryption_key_file",
+    "previous_key_encryption_keys",
+    "previous_key_encryption_keys_file",
     "cache_dir",
     "concurrent_runs",
     "concurrent_tool_calls",

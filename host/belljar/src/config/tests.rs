@@ -107,3 +107,44 @@ fn a_key_of_digits_is_not_a_number() {
     let digits = "1234567890123456789012345678901234567890123456789012345678901234";
     assert!(read(&with(&[("BELLJAR_MASTER_KEY", digits)]), None).is_ok());
 }
+
+#[test]
+fn the_key_encryption_key_and_those_before_it_are_read() {
+    let (one, two, three) = ("01".repeat(16) + &"a1".repeat(16), "02".repeat(16) + &"b2".repeat(16), KEY);
+    let read = |current: &str, previous: &str| {
+        let variables: Vec<(&str, &str)> = GOOD
+            .into_iter()
+            .chain([("BELLJAR_KEY_ENCRYPTION_KEY", current), ("BELLJAR_PREVIOUS_KEY_ENCRYPTION_KEYS", previous)])
+            .filter(|(_, text)| !text.is_empty())
+            .collect();
+        read(&variables, None).map(drop)
+    };
+    assert!(read("", "").is_ok(), "derived from the master key");
+    assert!(read(&one, "").is_ok());
+    assert!(read("", &one).is_ok(), "back to the derived one");
+    assert!(read(&one, &format!("{two}, {three}\n")).is_ok());
+    for (current, previous, words) in [
+        (&one[2..], "", "the key-encryption key has 62 characters"),
+        (&one, &two[2..], "the previous key-encryption key number 1 has 62 characters"),
+        (&one, &format!("{two},{}", "x".repeat(64)), "number 2 has characters that are no hex digits"),
+        (&"00".repeat(32), "", "one byte, repeated"),
+        (&one, &format!("{two},{one}"), "number 2 is given twice"),
+    ] {
+        let mistakes = read(current, previous).unwrap_err();
+        assert!(mistakes.len() == 1 && mistakes[0].contains(words), "{mistakes:?}");
+        assert!(![&one, &two].iter().any(|key| mistakes[0].contains(&key[2..])), "{mistakes:?}");
+    }
+}
+
+#[test]
+fn rotation_needs_the_database_and_the_keys() {
+    let read = |variables: &[(&str, &str)]| {
+        let variable = |name: &str| variables.iter().find(|(key, _)| *key == name).map(|(_, text)| (*text).to_owned());
+        let log = Log { filter: "info".into(), json: false };
+        read_rotate(Sources::new([], variable, None), log).map(drop).map_err(|mistakes| mistakes.0)
+    };
+    assert!(read(&GOOD).is_ok());
+    let mistakes = read(&[]).unwrap_err();
+    assert_eq!(mistakes.len(), 2, "{mistakes:?}");
+    assert!(mistakes[0].contains("BELLJAR_DATABASE_URL") && mistakes[1].contains("BELLJAR_MASTER_KEY"), "{mistakes:?}");
+}

@@ -5,7 +5,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use agent_config::{AgentError, AgentSpec, VersionStatus, agents};
+use agent_config::{AgentError, AgentSpec, VersionStatus, agents, secrets::NamingRight};
 use anyhow::Context;
 use domain::{Clock as _, ExposeSecret, Limits, LimitsRequest, SystemClock, SystemIds, ToolName, page::PageRequest};
 use futures::future::join_all;
@@ -20,7 +20,7 @@ use crate::{config::Platform, dev::state::DevFile, wire::App};
 
 const TENANT: &str = "demo";
 const PLAN: &str = "pro";
-const TOOLS: [&str; 3] = ["calc", "clock", "table"];
+const TOOLS: [&str; 4] = ["calc", "clock", "table", "notes"];
 /// The model of the agents where the environment has a key for OpenAI.
 const PLATFORM_MODEL: &str = "openai/gpt-4o-mini";
 /// Tenants that are looked through for the demo one: a development database has a few.
@@ -159,13 +159,14 @@ fn cannot_read(path: &Path) -> String {
 
 /// A version that is ready already is inspected again all the same: its compiled code may be gone from this machine.
 async fn upload(app: &App, tenant: &Tenant, name: ToolName, component: Vec<u8>) -> anyhow::Result<()> {
-    use tool_api::ToolInspector as _;
+    use tool_api::{ToolInspector as _, Upload};
     let component: bytes::Bytes = component.into();
-    let mut version = app.admission.accept(tenant, &name, component.clone(), None).await?.version;
+    let mut version = app.admission.accept(tenant, &name, component.clone(), None, None).await?.version;
     if version.status == VersionStatus::Compiling {
         version = app.admission.finish(tenant, &name, version.version).await?;
     } else {
-        app.executor.inspect(component).await?;
+        let upload = Upload { tenant: tenant.id(), artifact: version.version, manifest: None, first: false };
+        app.executor.inspect(upload, &component).await?;
     }
     match version.rejection {
         Some(rejection) => anyhow::bail!("{rejection}"),
@@ -178,7 +179,7 @@ async fn create_agent(tenant: &Tenant, spec: Value) -> anyhow::Result<()> {
     let spec: AgentSpec = serde_json::from_value(spec)?;
     let mut tx = tenant.begin().await?;
     let plan = tenants::get(&mut tx).await?.plan;
-    match agents::create(&mut tx, &plan, spec, &SystemIds, SystemClock.now()).await {
+    match agents::create(&mut tx, &plan, spec, NamingRight::Anywhere, &SystemIds, SystemClock.now()).await {
         Ok(_) => Ok(tx.commit().await?),
         Err(AgentError::NameTaken(_)) => Ok(()),
         Err(error) => Err(error.into()),
@@ -186,23 +187,25 @@ async fn create_agent(tenant: &Tenant, spec: Value) -> anyhow::Result<()> {
 }
 
 /// Name, tools and description of each agent, as the API takes it.
-fn agent_specs(model: &str) -> [(&'static str, &'static [&'static str], Value); 2] {
+fn agent_specs(model: &str) -> [(&'static str, &'static [&'static str], Value); 3] {
     let bind = |tools: &[&str]| -> Vec<Value> {
         tools.iter().map(|tool| json!({"tool": tool, "version": "latest", "grants": "as_requested"})).collect()
     };
+    const ASSISTANT_TOOLS: &[&str] = &["calc", "clock", "table"];
     const ACCOUNTANT_TOOLS: &[&str] = &["calc", "table"];
+    const SECRETARY_TOOLS: &[&str] = &["notes"];
     [
         (
             "assistant",
-            &TOOLS,
+            ASSISTANT_TOOLS,
             json!({
                 "name": "assistant",
                 "display_name": "Assistant",
-                "description": "Answers with the help of all example tools.",
+                "description": "Answers with the help of tools for arithmetic, dates and tables.",
                 "system_prompt": "You are a helpful assistant. Use your tools for arithmetic, dates and tables instead \
                                   of guessing, and say briefly how you came to the answer.",
                 "model": model,
-                "tools": bind(&TOOLS),
+                "tools": bind(ASSISTANT_TOOLS),
             }),
         ),
         (
@@ -216,6 +219,19 @@ fn agent_specs(model: &str) -> [(&'static str, &'static [&'static str], Value); 
                                   tables with `table`, compute with `calc`. Name the rows you used.",
                 "model": model,
                 "tools": bind(ACCOUNTANT_TOOLS),
+            }),
+        ),
+        (
+            "secretary",
+            SECRETARY_TOOLS,
+            json!({
+                "name": "secretary",
+                "display_name": "Secretary",
+                "description": "Keeps notes, for each end user their own.",
+                "system_prompt": "You are a secretary. Write down what you are asked to remember, and look into the \
+                                  notes before you answer.",
+                "model": model,
+                "tools": bind(SECRETARY_TOOLS),
             }),
         ),
     ]

@@ -43,12 +43,13 @@ pub(crate) struct Owned {
 impl Owned {
     pub(crate) fn load(data_dir: &Path) -> anyhow::Result<Owned> {
         let path = data_dir.join("master.key");
-        let master_key = config::parse_master_key(&private_file::random_once(&path)?).map_err(|reason| {
+        let master_key = config::parse_key(&private_file::random_once(&path)?).map_err(|reason| {
             anyhow::anyhow!(
                 "`{}` {reason}; restore it, or remove the whole data directory to begin anew",
                 path.display()
             )
         })?;
+        let master_key = MasterKey::new(*master_key);
         let operator_token = private_file::random_once(&data_dir.join("operator.token"))?;
         Ok(Owned { master_key, operator_token })
     }

@@ -1,39 +1,47 @@
 //! `belljar tool run`: one call in the same jar as the server's.
 
-use std::{collections::BTreeMap, process::ExitCode, sync::Arc};
-
-use anyhow::{Context, bail};
-use domain::{CallId, FunctionName, Grants, Limits, SystemIds, TenantId, message::text_of};
-use serde_json::{Value, json};
-use tool_api::{CallContext, Finished, Inspection, ToolCall, ToolExecutor as _, ToolInspector as _, schema::Schema};
-
-use crate::{
-    cli::{RunArgs, compile_command},
-    private_file, serve,
-    shown::{duration_us, grouped, size},
-    wire::{self, ExecutorSettings},
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    process::ExitCode,
+    sync::Arc,
 };
 
+use anyhow::{Context, bail};
+use bytes::Bytes;
+use domain::{CallId, FunctionName, Grants, Limits, SecretName, SystemIds, message::text_of};
+use egress::Egress;
+use serde_json::{Value, json};
+use tool_api::{
+    CallContext, Change, Finished, HostCall, Inspection, OpenSecret, Operation, Share, ToolCall, ToolExecutor as _,
+    schema::Schema,
+};
+
+use super::local::{self, Jar, MemoryHost};
+use crate::{
+    cli::RunArgs,
+    config, serve,
+    shown::{duration_us, grouped, size},
+};
+
+/// Characters of a value that are shown of an entry.
+const VALUE_CHARS_SHOWN: usize = 200;
+
 pub(crate) fn run(args: RunArgs) -> anyhow::Result<ExitCode> {
-    let grants = grants(&args.config)?;
+    let grants = grants(&args)?;
+    let secrets = secrets(&args.secret, &grants, config::secret_variable)?;
+    let host = MemoryHost::new(entries(&args.entry)?);
     let component = super::read_component(&args.file)?;
     let arguments: Value = serde_json::from_str(&args.arguments).with_context(|| {
         format!("the arguments are not JSON; give an object, such as {} {} '{{}}'", args.file.display(), args.function)
     })?;
     let finished = serve::runtime()?.block_on(Box::pin(async {
-        let cache_dir = tempfile::tempdir()?;
-        let executor = wire::executor(ExecutorSettings {
-            cache_dir: cache_dir.path().to_owned(),
-            mac_key: private_file::random_bytes()?,
-            compile_command: compile_command()?,
-            concurrency: 1,
-        })?;
-        let inspection = executor.inspect(component).await?;
+        let jar = Jar::start(Egress::new(args.allow_egress.clone())?)?;
+        let inspection = jar.inspect(component, super::read_manifest(args.manifest.as_deref())?).await?;
         let function = checked(&inspection, &args.function, &arguments)?;
         let id = CallId::new(&SystemIds);
         let call = ToolCall {
             id,
-            tenant: TenantId::new(&SystemIds),
+            tenant: jar.tenant,
             tool: "tool".parse()?,
             artifact: inspection.artifact,
             function,
@@ -41,8 +49,9 @@ pub(crate) fn run(args: RunArgs) -> anyhow::Result<ExitCode> {
             grants: Arc::new(
                 grants
                     .for_call(args.external_user_id.as_deref())
-                    .context("a config value asks for `{external_user_id}`: give --external-user-id")?,
+                    .context("a grant asks for `{external_user_id}`: give --external-user-id")?,
             ),
+            secrets: Arc::new(secrets),
             limits: Limits::DEFAULT,
             context: CallContext {
                 idempotency_key: id.to_string(),
@@ -50,35 +59,66 @@ pub(crate) fn run(args: RunArgs) -> anyhow::Result<ExitCode> {
                 external_user_id: args.external_user_id.clone(),
                 ..Default::default()
             },
+            share: Share::default(),
+            record: false,
         };
-        anyhow::Ok(executor.call(call).await?)
+        anyhow::Ok(jar.executor.call(call, Arc::new(host)).await?)
     }))?;
     if args.json {
-        let both = json!({"outcome": finished.outcome, "receipt": finished.receipt});
-        println!("{}", serde_json::to_string_pretty(&both)?);
+        let changes: Vec<Value> = finished.changes.iter().map(change_json).collect();
+        let all = json!({"outcome": finished.outcome, "receipt": finished.receipt, "changes": changes});
+        println!("{}", serde_json::to_string_pretty(&all)?);
     } else {
         println!("{}", shown(&finished));
     }
     Ok(if finished.outcome.is_error() { ExitCode::FAILURE } else { ExitCode::SUCCESS })
 }
 
-fn grants(config: &[String]) -> anyhow::Result<Grants> {
-    let mut values = BTreeMap::new();
-    for text in config {
+/// Of the file, and the config values of the command line.
+fn grants(args: &RunArgs) -> anyhow::Result<Grants> {
+    let mut grants: Grants = args.grants.as_deref().map(super::read_json).transpose()?.unwrap_or_default();
+    for text in &args.config {
         let (key, value) = text.split_once('=').with_context(|| format!("--config `{text}`: use KEY=VALUE"))?;
-        values.insert(key.to_owned(), value.to_owned());
+        grants.config.insert(key.to_owned(), value.to_owned());
     }
-    let grants = Grants { config: values };
     grants.check()?;
     Ok(grants)
 }
 
+/// The secrets that the grants name: each must be given.
+fn secrets(
+    given: &[String],
+    grants: &Grants,
+    variable: impl Fn(&str) -> Option<domain::SecretString>,
+) -> anyhow::Result<BTreeMap<SecretName, OpenSecret>> {
+    let mut secrets = BTreeMap::new();
+    for text in given {
+        let (name, from) = text.split_once('=').with_context(|| format!("--secret `{text}`: use NAME=VARIABLE"))?;
+        let name: SecretName = name.parse()?;
+        let value = variable(from).with_context(|| format!("the variable {from} of --secret {name} is not set"))?;
+        let readable = grants.secrets.contains(&name);
+        secrets.insert(name, OpenSecret { value, readable });
+    }
+    let missing: BTreeSet<&SecretName> =
+        grants.secret_names().into_iter().filter(|name| !secrets.contains_key(*name)).collect();
+    match missing.first() {
+        Some(name) => bail!("the grants name the secret `{name}`: give --secret {name}=VARIABLE"),
+        None => Ok(secrets),
+    }
+}
+
+fn entries(given: &[String]) -> anyhow::Result<BTreeMap<(String, String), Bytes>> {
+    let entry = |text: &String| {
+        let (place, value) = text.split_once('=')?;
+        let (namespace, key) = place.rsplit_once('/')?;
+        Some(((namespace.to_owned(), key.to_owned()), Bytes::copy_from_slice(value.as_bytes())))
+    };
+    given.iter().map(|text| entry(text).with_context(|| format!("--entry `{text}`: use NAMESPACE/KEY=VALUE"))).collect()
+}
+
 /// The function, if the component has it and the arguments fit it.
 fn checked(inspection: &Inspection, name: &str, arguments: &Value) -> anyhow::Result<FunctionName> {
-    let Some(function) = inspection.functions.iter().find(|function| function.name.as_str() == name) else {
-        let names: Vec<&str> = inspection.functions.iter().map(|function| function.name.as_str()).collect();
-        bail!("the component has no function `{name}`; it has {}", names.join(", "));
-    };
+    let function = local::function(inspection, name)?;
     let wrong = Schema::of_arguments(&function.input_schema)?.check(arguments);
     if !wrong.is_empty() {
         let lines: Vec<String> = wrong
@@ -95,7 +135,7 @@ fn checked(inspection: &Inspection, name: &str, arguments: &Value) -> anyhow::Re
 
 /// Outcome and receipt, for people.
 fn shown(finished: &Finished) -> String {
-    let Finished { outcome, receipt } = finished;
+    let Finished { outcome, receipt, changes, .. } = finished;
     let mut lines = vec![match &outcome.code {
         Some(code) => format!("{} ({code})", outcome.status.as_str()),
         None => outcome.status.as_str().to_owned(),
@@ -121,12 +161,53 @@ fn shown(finished: &Finished) -> String {
         receipt.host_call_count,
         receipt.contract,
     ));
+    lines.extend(receipt.host_calls.iter().map(|call| format!("host     {}", host_call(call))));
+    lines.extend(receipt.secrets_used.iter().map(|name| format!("secret   {name}")));
+    lines.extend(changes.iter().map(|change| format!("entry    {}", change_line(change))));
     lines.extend(receipt.denied.iter().map(|grant| format!("denied   {grant}")));
     lines.extend(receipt.logs.iter().map(|line| format!("log      {}: {}", line.level, line.text)));
     if receipt.logs_truncated {
         lines.push("log      ... more was cut off".to_owned());
     }
     lines.join("\n")
+}
+
+/// One use of a capability, for people.
+fn host_call(call: &HostCall) -> String {
+    let target = call.target.as_ref().map(|target| format!(" {target}")).unwrap_or_default();
+    let grant = call.grant.as_ref().map(|grant| format!(", by the grant `{grant}`")).unwrap_or_default();
+    let error = call.error.as_ref().map(|error| format!(": {error}")).unwrap_or_default();
+    format!(
+        "{}.{}{target}, {} in, {} out, {}{grant}{error}",
+        call.interface,
+        call.function,
+        size(call.bytes_in),
+        size(call.bytes_out),
+        duration_us(call.duration_us)
+    )
+}
+
+fn change_line(change: &Change) -> String {
+    let Change { namespace, key, operation, .. } = change;
+    match operation {
+        Operation::Set(value) => {
+            let text: String = String::from_utf8_lossy(value).chars().take(VALUE_CHARS_SHOWN).collect();
+            format!("{namespace}/{key} = {text} ({})", size(value.len() as u64))
+        }
+        Operation::Delete => format!("{namespace}/{key} is deleted"),
+        Operation::Add(delta) => format!("{namespace}/{key} + {delta}"),
+    }
+}
+
+fn change_json(change: &Change) -> Value {
+    let Change { namespace, key, operation, .. } = change;
+    let mut shown = json!({"namespace": namespace, "key": key});
+    match operation {
+        Operation::Set(value) => shown["set"] = String::from_utf8_lossy(value).into(),
+        Operation::Delete => shown["delete"] = true.into(),
+        Operation::Add(delta) => shown["add"] = (*delta).into(),
+    }
+    shown
 }
 
 #[cfg(test)]
@@ -147,7 +228,7 @@ mod tests {
             artifact: ArtifactHash::of(b""),
             functions: vec![function],
             requires: json!({}),
-            contract: "belljar:tool@0.1.0".into(),
+            contract: "belljar:tool@1.0.0".into(),
         };
         let told = |name, arguments| checked(&inspection, name, &arguments).map_err(|error| error.to_string());
         assert!(told("greet", json!({"name": "Ada"})).is_ok());
@@ -157,8 +238,32 @@ mod tests {
     }
 
     #[test]
-    fn config_is_a_key_and_a_value() {
-        assert_eq!(grants(&["zone=a=b".into()]).unwrap().config["zone"], "a=b");
-        assert!(grants(&["zone".into()]).is_err());
+    fn what_the_command_line_grants_is_read() {
+        let args = |config: &str| RunArgs { config: vec![config.into()], ..RunArgs::default() };
+        assert_eq!(grants(&args("zone=a=b")).unwrap().config["zone"], "a=b");
+        assert!(grants(&args("zone")).is_err());
+        let entries = entries(&["notes/ada/today=x=y".into()]).unwrap();
+        assert_eq!(entries[&("notes/ada".to_owned(), "today".to_owned())], Bytes::from_static(b"x=y"));
+        for bad in ["notes=x", "notes/today"] {
+            assert!(super::entries(&[bad.into()]).is_err(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn every_secret_that_a_grant_names_must_be_given() {
+        let grants: Grants = serde_json::from_value(json!({
+            "http": [{"host": "a.example", "headers": [{"name": "x-key", "secret": "bound"}]}], "secrets": ["read"],
+        }))
+        .unwrap();
+        let variable = |name: &str| (name == "SET").then(|| domain::SecretString::from("hunter2"));
+        let read = |given: &[&str]| {
+            let given: Vec<String> = given.iter().map(|text| (*text).to_owned()).collect();
+            secrets(&given, &grants, variable).map_err(|error| error.to_string())
+        };
+        assert!(read(&["bound=SET"]).unwrap_err().contains("--secret read=VARIABLE"));
+        assert!(read(&["bound=UNSET", "read=SET"]).unwrap_err().contains("UNSET"));
+        let opened = read(&["bound=SET", "read=SET"]).unwrap();
+        let readable: Vec<bool> = opened.values().map(|secret| secret.readable).collect();
+        assert_eq!(readable, [false, true]);
     }
 }

@@ -4,5 +4,6 @@
 mod process;
 mod serves;
 mod survives;
+mod tools;
 mod upstream;
 mod walks;

@@ -26,7 +26,15 @@ pub(crate) struct Dev {
 pub(crate) fn belljar(home: &Path) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_belljar"));
     command.current_dir(home).stdin(Stdio::null());
-    for name in ["DATABASE_URL", "OPENAI_API_KEY", "BELLJAR_LOG", "BELLJAR_LOG_FORMAT", "BELLJAR_CONFIG"] {
+    for name in [
+        "DATABASE_URL",
+        "OPENAI_API_KEY",
+        "BELLJAR_LOG",
+        "BELLJAR_LOG_FORMAT",
+        "BELLJAR_CONFIG",
+        "BELLJAR_URL",
+        "BELLJAR_API_KEY",
+    ] {
         command.env_remove(name);
     }
     command

@@ -141,6 +141,68 @@ async fn an_operator_migrates_serves_and_lets_a_tenant_in() {
     cluster.stop().unwrap();
 }
 
+/// `belljar keys rotate`, in the settings of `serve`.
+fn rotate(home: &Path, database_url: &str, current: &str, previous: &str) -> (bool, String) {
+    let mut command = belljar(home);
+    command
+        .args(["keys", "rotate"])
+        .env("BELLJAR_DATABASE_URL", database_url)
+        .env("BELLJAR_MASTER_KEY", MASTER_KEY)
+        .env("BELLJAR_KEY_ENCRYPTION_KEY", current)
+        .env("BELLJAR_PREVIOUS_KEY_ENCRYPTION_KEYS", previous);
+    told(command.output().unwrap())
+}
+
+#[tokio::test]
+async fn an_operator_changes_the_key_that_seals_data_keys() {
+    let home = tempfile::tempdir().unwrap();
+    let (home, cluster) = (home.path(), cluster(home.path()).await);
+    let owner = url(&cluster, OWNER, OWNER_PASSWORD);
+    let (fine, words) = migrate(home, &owner, &[]);
+    assert!(fine, "{words}");
+    execute(&owner, &[&format!("ALTER ROLE {APPLICATION} PASSWORD '{APPLICATION_PASSWORD}'")]).await;
+    let application = url(&cluster, APPLICATION, APPLICATION_PASSWORD);
+    let [first, second] = ["0a", "0b"].map(|byte| byte.repeat(31) + "ff");
+
+    // A tenant with a secret, sealed under the key that is derived from the master key.
+    let mut server = Running::start(&mut serve(home, &application), home);
+    let (tenants, operators) = server.wait(home, async || addresses(home)).await;
+    let http = client();
+    let post = async |path: &str, body: Value| -> Value {
+        let request = http.post(format!("{operators}/operator/v1{path}")).bearer_auth(OPERATOR_TOKEN).json(&body);
+        request.send().await.unwrap().json().await.unwrap()
+    };
+    let tenant = post("/tenants", json!({"name": "ada"})).await;
+    let path = format!("/tenants/{}/api-keys", tenant["id"].as_str().unwrap());
+    let key = post(&path, json!({"name": "all", "scopes": ["admin"]})).await["key"].as_str().unwrap().to_owned();
+    let put = async |tenants: &str, name: &str| {
+        let request = http.put(format!("{tenants}/v1/secrets/{name}")).bearer_auth(&key);
+        request.json(&json!({"value": "hunter2"})).send().await.unwrap().status().as_u16()
+    };
+    assert_eq!(put(&tenants, "token").await, 201);
+    assert_eq!(server.stop(), Some(0));
+
+    for (current, previous, expected) in [
+        (&first, "", "1 data keys were sealed under the present key-encryption key, 0 were so already"),
+        (&first, "", "0 data keys were sealed under the present key-encryption key, 1 were so already"),
+        (&second, first.as_str(), "1 data keys were sealed under the present key-encryption key, 0 were so already"),
+    ] {
+        let (fine, words) = rotate(home, &application, current, previous);
+        assert!(fine && words.contains(expected), "{words}");
+        assert!(!words.contains(&first[..16]) && !words.contains(&second[..16]), "{words}");
+    }
+    let (fine, words) = rotate(home, &application, &first, "");
+    assert!(!fine && words.contains("previous_key_encryption_keys"), "{words}");
+    let mut command = serve(home, &application);
+    let mut server = Running::start(command.env("BELLJAR_KEY_ENCRYPTION_KEY", &second), home);
+    let (tenants, _) = server.wait(home, async || addresses(home)).await;
+    assert_eq!(put(&tenants, "token").await, 200);
+    assert_eq!(server.stop(), Some(0));
+    let log = fs::read_to_string(home.join("log")).unwrap();
+    assert!(!log.contains(&second) && !log.contains("hunter2"), "{log}");
+    cluster.stop().unwrap();
+}
+
 #[tokio::test]
 async fn serve_before_migrate_says_what_to_do() {
     let home = tempfile::tempdir().unwrap();

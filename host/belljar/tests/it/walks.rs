@@ -56,10 +56,16 @@ async fn the_readme_ends_with_an_answer_a_receipt_and_a_price() {
         "\"price\":{\"amount\":\"0.0",
         "event: run.completed",
         "\"kind\":\"tool_fuel\"",
+        "\"secret\":\"weather_key\"",
+        "\"code\":\"denied.http\"",
+        "\"key\":\"note-00000001\"",
+        "buy milk",
+        "on sha256:",
     ] {
         assert!(said.contains(expected), "no {expected} in:\n{said}");
     }
     assert!(!said.contains("\"fuel_used\":0,"), "{said}");
+    assert!(!said.contains("the-key-of-the-service"), "{said}");
     assert_eq!(said.matches("event: run.").count(), 2, "one start, one end:\n{said}");
 }
 
@@ -81,9 +87,15 @@ async fn the_guest_sdks_walk_leads_from_new_to_an_answer() {
 
 #[test]
 fn every_command_explains_itself() {
-    for arguments in
-        [&["--help"][..], &["dev", "--help"], &["serve", "--help"], &["migrate", "--help"], &["tool", "--help"]]
-    {
+    for arguments in [
+        &["--help"][..],
+        &["dev", "--help"],
+        &["serve", "--help"],
+        &["migrate", "--help"],
+        &["keys", "rotate", "--help"],
+        &["tool", "--help"],
+        &["tool", "replay", "--help"],
+    ] {
         let output = Command::new(env!("CARGO_BIN_EXE_belljar")).args(arguments).output().unwrap();
         assert!(output.status.success(), "{arguments:?}");
         assert!(output.stdout.len() > 100, "{arguments:?}");

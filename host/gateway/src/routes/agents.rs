@@ -1,6 +1,6 @@
 //! Agents and their revisions.
 
-use agent_config::{Agent, AgentError, AgentRef, AgentSpec, BindingSpec, agents, revisions};
+use agent_config::{Agent, AgentError, AgentRef, AgentSpec, BindingSpec, agents, revisions, secrets::NamingRight};
 use axum::extract::State;
 use domain::AgentId;
 use serde_json::Value;
@@ -20,7 +20,8 @@ use crate::{
     problem::Refusal,
 };
 
-/// Creates an agent, at revision 1. Scope `agents:write`.
+/// Creates an agent, at revision 1. Scope `agents:write`; and `secrets:write`, where a grant sends a secret to a host that
+/// the secret's own `hosts` do not name.
 #[utoipa::path(post, path = "/v1/agents", request_body = AgentSpec<BindingSpec>, responses((status = 201, body = Agent)))]
 pub(crate) async fn create(
     State(gateway): State<Gateway>,
@@ -31,7 +32,8 @@ pub(crate) async fn create(
     let mut tx = caller.tenant().begin().await?;
     let TenantInfo { plan, settings, .. } = tenants::get(&mut tx).await?;
     let spec = AgentSpec::parse(AgentSpec::with_default_model(body, settings.default_model))?;
-    let agent = agents::create(&mut tx, &plan, spec, &*gateway.ids, gateway.clock.now()).await?;
+    let right = naming_right(&caller);
+    let agent = agents::create(&mut tx, &plan, spec, right, &*gateway.ids, gateway.clock.now()).await?;
     tx.commit().await?;
     Ok(Made::created(format!("/v1/agents/{}", agent.id), agent))
 }
@@ -54,7 +56,8 @@ pub(crate) async fn show(caller: Caller, Named(agent): Named<AgentRef>) -> Answe
     Ok(Json(agent))
 }
 
-/// Publishes a new revision: the active one with this merge patch (RFC 7396) over it. Scope `agents:write`.
+/// Publishes a new revision: the active one with this merge patch (RFC 7396) over it. Scope `agents:write`; and
+/// `secrets:write`, where a new grant sends a secret to a host that the secret's own `hosts` do not name.
 #[utoipa::path(patch, path = "/v1/agents/{agent}", request_body = Object, responses((status = 200, body = Agent)))]
 pub(crate) async fn publish(
     State(gateway): State<Gateway>,
@@ -65,7 +68,7 @@ pub(crate) async fn publish(
     caller.require_unbound(Scope::AgentsWrite)?;
     let mut tx = caller.tenant().begin().await?;
     let plan = tenants::get(&mut tx).await?.plan;
-    let agent = agents::publish(&mut tx, &plan, &agent, patch, gateway.clock.now()).await?;
+    let agent = agents::publish(&mut tx, &plan, &agent, patch, naming_right(&caller), gateway.clock.now()).await?;
     tx.commit().await?;
     Ok(Json(agent))
 }
@@ -126,6 +129,14 @@ pub(crate) async fn filtered(tx: &mut TenantTx, agent: Option<&str>) -> Result<O
         None => Ok(None),
         Some(AgentRef::Id(id)) => Ok(Some(id)),
         Some(name) => Ok(Some(agents::get(tx, &name).await?.id)),
+    }
+}
+
+/// For which hosts the key may name a secret in a grant.
+fn naming_right(caller: &Caller) -> NamingRight {
+    match caller.require(Scope::SecretsWrite) {
+        Ok(()) => NamingRight::Anywhere,
+        Err(_) => NamingRight::WithinHosts,
     }
 }
 

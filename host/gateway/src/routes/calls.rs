@@ -3,13 +3,16 @@
 use std::collections::BTreeMap;
 
 use agent_config::VersionRef;
-use agent_runtime::{DirectCall, ToolCallRow, tool_calls, tool_calls::ToolCallFilter};
+use agent_runtime::{DirectCall, ToolCallRow, recordings, tool_calls, tool_calls::ToolCallFilter};
 use axum::extract::State;
 use domain::{CallId, FunctionName, Grants, LimitsRequest, RunId, ToolName};
 use serde::Deserialize;
 use serde_json::{Map, Value};
-use tenancy::keys::Scope;
-use tool_api::{ArtifactHash, Status};
+use tenancy::{TenantTx, keys::Scope};
+use tool_api::{
+    ArtifactHash, Status,
+    recorded::{RecordedCall, Replay},
+};
 use utoipa::{IntoParams, ToSchema};
 
 use crate::{
@@ -19,7 +22,7 @@ use crate::{
     json::Json,
     page::{List, Listing, PageParams},
     path::{Name, Named},
-    problem::RequestError,
+    problem::{Refusal, RequestError},
     routes::agents,
 };
 
@@ -31,6 +34,7 @@ pub(crate) struct CallBody {
     #[serde(default)]
     #[schema(value_type = Object)]
     arguments: Map<String, Value>,
+    /// One that names a secret needs the scope `secrets:write`.
     #[serde(default)]
     grants: Grants,
     /// What is absent is the plan's default.
@@ -40,9 +44,18 @@ pub(crate) struct CallBody {
     external_user_id: Option<String>,
     #[serde(default)]
     context: BTreeMap<String, String>,
-    /// Not available yet.
+    /// Keep what the host gives to the call, so that it can be replayed.
     #[serde(default)]
     record: bool,
+}
+
+/// The version that is tried on a recording.
+#[derive(Debug, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct ReplayBody {
+    /// `sha256:...` or `latest`.
+    #[schema(value_type = String)]
+    version: VersionRef,
 }
 
 #[derive(Debug, Deserialize, IntoParams)]
@@ -73,8 +86,8 @@ pub(crate) async fn call(
 ) -> Answer<ToolCallRow> {
     caller.require_any_agent(Scope::ToolsCall)?;
     let external_user_id = caller.speaks_for(body.external_user_id)?;
-    if body.record {
-        return Err(RequestError::Unavailable("`record`").into());
+    if !body.grants.secret_names().is_empty() {
+        caller.require(Scope::SecretsWrite)?;
     }
     let call = DirectCall {
         tool,
@@ -86,6 +99,7 @@ pub(crate) async fn call(
         external_user_id,
         context: body.context,
         api_key: Some(caller.key),
+        record: body.record,
     };
     // On a task of its own: a client that leaves does not undo what the tool did, nor its price.
     let (runtime, tenant) = (gateway.runtime.clone(), caller.tenant().clone());
@@ -120,7 +134,43 @@ pub(crate) async fn list(caller: Caller, listing: Listing<CallQuery>) -> Answer<
 pub(crate) async fn show(caller: Caller, Named(id): Named<CallId>) -> Answer<ToolCallRow> {
     caller.require(Scope::RunsRead)?;
     let mut tx = caller.tenant().begin().await?;
-    let found = tool_calls::get(&mut tx, id).await?;
+    Ok(Json(seen(&mut tx, &caller, id).await?))
+}
+
+/// What the host gave to a call that was recorded, with all that a replay needs. Scope `runs:read`.
+#[utoipa::path(get, path = "/v1/tool-calls/{id}/recording", responses((status = 200, body = RecordedCall)))]
+pub(crate) async fn recording(caller: Caller, Named(id): Named<CallId>) -> Answer<RecordedCall> {
+    caller.require(Scope::RunsRead)?;
+    let mut tx = caller.tenant().begin().await?;
+    seen(&mut tx, &caller, id).await?;
+    let recorded = recordings::get(&mut tx, id).await?;
+    Ok(Json(recorded))
+}
+
+/// Runs a recorded call again, on another version of its tool: nothing is sent, nothing is written. Answers how the two
+/// differ in output, fuel and host calls. Scope `tools:call`.
+#[utoipa::path(
+    post, path = "/v1/tool-calls/{id}/replay", request_body = ReplayBody, responses((status = 200, body = Replay))
+)]
+pub(crate) async fn replay(
+    State(gateway): State<Gateway>,
+    caller: Caller,
+    Named(id): Named<CallId>,
+    Json(body): Json<ReplayBody>,
+) -> Answer<Replay> {
+    caller.require_any_agent(Scope::ToolsCall)?;
+    let mut tx = caller.tenant().begin().await?;
+    seen(&mut tx, &caller, id).await?;
+    drop(tx);
+    // On a task of its own, like a call: it is billed whether the client waits or leaves.
+    let (runtime, tenant, key) = (gateway.runtime.clone(), caller.tenant().clone(), caller.key);
+    let replayed = gateway.background.spawn(async move { runtime.replay(&tenant, id, body.version, Some(key)).await });
+    Ok(Json(replayed.await.map_err(|error| RequestError::Panicked(error.to_string()))??))
+}
+
+/// A call that the key may know of.
+async fn seen(tx: &mut TenantTx, caller: &Caller, id: CallId) -> Result<ToolCallRow, Refusal> {
+    let found = tool_calls::get(tx, id).await?;
     let found = found.filter(|row| caller.sees(row.agent_id, row.external_user_id.as_deref()));
-    Ok(Json(found.ok_or(CallId::NOT_FOUND)?))
+    Ok(found.ok_or(CallId::NOT_FOUND)?)
 }

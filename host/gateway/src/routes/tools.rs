@@ -97,8 +97,8 @@ pub(crate) async fn upload(
     let mut tx = caller.tenant().begin().await?;
     let bytes_max = tenants::get(&mut tx).await?.plan.upload_bytes;
     drop(tx);
-    let component = upload::component(request, bytes_max).await?;
-    let accepted = gateway.admission.accept(caller.tenant(), &tool, component, asked.label).await?;
+    let upload::Uploaded { component, manifest } = upload::uploaded(request, bytes_max).await?;
+    let accepted = gateway.admission.accept(caller.tenant(), &tool, component, asked.label, manifest).await?;
     let waits = asked.wait == Wait::Yes;
     let version = upload::admitted(&gateway, caller.tenant(), tool, accepted.version, waits).await?;
     let location = format!("/v1/tools/{}/versions/{}", version.tool, version.version);

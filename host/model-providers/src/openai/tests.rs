@@ -89,7 +89,7 @@ async fn read_text(text: impl Into<String>) -> Read {
 }
 
 fn broken() -> EgressError {
-    EgressError::Timeout { host: "models.test".into(), waited_for: "more" }
+    EgressError::Timeout { host: "models.test".into(), waited_for: egress::Wait::Body }
 }
 
 #[tokio::test]

@@ -3,4 +3,5 @@
 
 mod catalog;
 mod keys;
+mod rotate;
 mod walls;

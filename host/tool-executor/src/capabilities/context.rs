@@ -1,16 +1,25 @@
-//! What a tool may know of its call: `belljar:tool/context`, and the granted values of `wasi:config`.
+//! What a tool may know of its call: `belljar:tool/context`.
+
+use std::time::Instant;
+
+use tool_api::HostCall;
+use wasmtime::component::{HasSelf, Linker};
 
 use crate::{
-    bindings::{belljar::tool::context, wasi::config::store},
-    capabilities::NAME_BYTES_MAX,
+    bindings::{belljar::tool1_0_0::context, v0::belljar::tool0_1_0::context as context0},
+    capabilities::{
+        config::{pairs, size},
+        ledger::{micros_since, use_of},
+    },
     sandbox::Sandbox,
 };
 
-impl context::Host for Sandbox {
-    fn get(&mut self) -> wasmtime::Result<context::CallContext> {
-        self.meter.handled(size(&self.call.context.entries));
+impl Sandbox {
+    fn tell_context(&mut self) -> context::CallContext {
+        let started = Instant::now();
         let call = &self.call;
-        Ok(context::CallContext {
+        let bytes = size(&call.context.entries);
+        let context = context::CallContext {
             call_id: call.id.map(|id| id.to_string()).unwrap_or_default(),
             idempotency_key: call.context.idempotency_key.clone(),
             attempt: call.context.attempt,
@@ -19,31 +28,40 @@ impl context::Host for Sandbox {
             conversation: call.context.conversation.map(|id| id.to_string()),
             external_user_id: call.context.external_user_id.clone(),
             context: pairs(&call.context.entries),
+        };
+        self.meter.handled(bytes);
+        self.ledger.tell(HostCall {
+            bytes_out: bytes as u64,
+            duration_us: micros_since(started),
+            ..use_of("belljar:tool/context", "get")
+        });
+        context
+    }
+}
+
+impl context::Host for Sandbox {
+    fn get(&mut self) -> wasmtime::Result<context::CallContext> {
+        Ok(self.tell_context())
+    }
+}
+
+impl context0::Host for Sandbox {
+    fn get(&mut self) -> wasmtime::Result<context0::CallContext> {
+        let context = self.tell_context();
+        Ok(context0::CallContext {
+            call_id: context.call_id,
+            idempotency_key: context.idempotency_key,
+            attempt: context.attempt,
+            deadline_unix_ms: context.deadline_unix_ms,
+            agent: context.agent,
+            conversation: context.conversation,
+            external_user_id: context.external_user_id,
+            context: context.context,
         })
     }
 }
 
-impl store::Host for Sandbox {
-    fn get(&mut self, key: String) -> wasmtime::Result<Result<Option<String>, store::Error>> {
-        self.meter.handled(key.len());
-        if key.len() > NAME_BYTES_MAX {
-            return Ok(Ok(None));
-        }
-        let value = self.call.grants.config.get(&key).cloned();
-        self.meter.handled(value.as_ref().map_or(0, String::len));
-        Ok(Ok(value))
-    }
-
-    fn get_all(&mut self) -> wasmtime::Result<Result<Vec<(String, String)>, store::Error>> {
-        self.meter.handled(size(&self.call.grants.config));
-        Ok(Ok(pairs(&self.call.grants.config)))
-    }
-}
-
-fn size(map: &std::collections::BTreeMap<String, String>) -> usize {
-    map.iter().map(|(key, value)| key.len() + value.len()).sum()
-}
-
-fn pairs(map: &std::collections::BTreeMap<String, String>) -> Vec<(String, String)> {
-    map.iter().map(|(key, value)| (key.clone(), value.clone())).collect()
+pub(crate) fn link(linker: &mut Linker<Sandbox>) -> wasmtime::Result<()> {
+    context::add_to_linker::<Sandbox, HasSelf<Sandbox>>(linker, Sandbox::counted)?;
+    context0::add_to_linker::<Sandbox, HasSelf<Sandbox>>(linker, Sandbox::counted)
 }

@@ -1,17 +1,23 @@
-//! WASI 0.2 without authority: no files, no network, no environment; output goes to the log, clocks are coarse.
+//! WASI 0.2 without authority: no network, no environment; output goes to the log, clocks are coarse, chance comes from
+//! one seed. Files are `scratch`.
 
 use std::{
     sync::Arc,
     time::{Duration, Instant},
 };
 
+use chacha20::{
+    ChaCha20Rng,
+    rand_core::{Rng, SeedableRng},
+};
 use domain::Clock;
 use wasmtime::component::Linker;
 use wasmtime_wasi::{HostMonotonicClock, HostWallClock, WasiCtx};
 
 use crate::{
     capabilities::logging::{Output, SharedLog, Stream},
-    sandbox::Sandbox,
+    replay::Inputs,
+    sandbox::{CallView, Sandbox},
 };
 
 /// Ticks of a tool's clocks. A finer clock helps nobody but whoever measures caches.
@@ -24,12 +30,17 @@ pub(crate) fn link(linker: &mut Linker<Sandbox>) -> wasmtime::Result<()> {
 }
 
 /// The context of one call.
-pub(crate) fn empty(log: &SharedLog, clock: &Arc<dyn Clock>, started: Instant) -> WasiCtx {
+pub(crate) fn empty(log: &SharedLog, clock: &Arc<dyn Clock>, call: &CallView, started: Instant) -> WasiCtx {
+    let mut insecure_seed = [0; 16];
+    chance(call.seed, 2).fill_bytes(&mut insecure_seed);
     WasiCtx::builder()
         .stdout(Output::new(log, Stream::Stdout))
         .stderr(Output::new(log, Stream::Stderr))
-        .wall_clock(CoarseWallClock(Arc::clone(clock)))
-        .monotonic_clock(CoarseMonotonicClock(started))
+        .wall_clock(CoarseWallClock { clock: Arc::clone(clock), inputs: call.inputs.clone() })
+        .monotonic_clock(CoarseMonotonicClock { started, inputs: call.inputs.clone() })
+        .secure_random(chance(call.seed, 0))
+        .insecure_random(chance(call.seed, 1))
+        .insecure_random_seed(u128::from_le_bytes(insecure_seed))
         .max_random_size(RANDOM_BYTES_MAX)
         .allow_tcp(false)
         .allow_udp(false)
@@ -38,7 +49,17 @@ pub(crate) fn empty(log: &SharedLog, clock: &Arc<dyn Clock>, started: Instant) -
         .build()
 }
 
-struct CoarseWallClock(Arc<dyn Clock>);
+/// One of the seed's streams: none of them says anything of another.
+fn chance(seed: [u8; 32], stream: u64) -> ChaCha20Rng {
+    let mut chance = ChaCha20Rng::from_seed(seed);
+    chance.set_stream(stream);
+    chance
+}
+
+struct CoarseWallClock {
+    clock: Arc<dyn Clock>,
+    inputs: Inputs,
+}
 
 impl HostWallClock for CoarseWallClock {
     fn resolution(&self) -> Duration {
@@ -46,21 +67,28 @@ impl HostWallClock for CoarseWallClock {
     }
 
     fn now(&self) -> Duration {
-        Duration::from_millis(self.0.now().unix_ms())
+        Duration::from_millis(self.inputs.wall_clock_ms(|| self.clock.now().unix_ms()))
     }
 }
 
 /// Counts from the call's begin.
-struct CoarseMonotonicClock(Instant);
+struct CoarseMonotonicClock {
+    started: Instant,
+    inputs: Inputs,
+}
 
 impl HostMonotonicClock for CoarseMonotonicClock {
     fn resolution(&self) -> u64 {
-        u64::try_from(CLOCK_TICK.as_nanos()).unwrap_or(u64::MAX)
+        nanos(CLOCK_TICK)
     }
 
     fn now(&self) -> u64 {
         let tick = self.resolution();
-        let elapsed = u64::try_from(self.0.elapsed().as_nanos()).unwrap_or(u64::MAX);
-        elapsed / tick * tick
+        let ticks = self.inputs.monotonic_ms(|| nanos(self.started.elapsed()) / tick);
+        ticks.saturating_mul(tick)
     }
+}
+
+fn nanos(time: Duration) -> u64 {
+    u64::try_from(time.as_nanos()).unwrap_or(u64::MAX)
 }

@@ -2,9 +2,9 @@
 
 use std::{sync::Arc, time::Duration};
 
-use domain::{ConversationId, Grants, Limits};
+use domain::{CallGrants, ConversationId, Limits};
 use serde_json::{Value, json};
-use tool_api::{CallContext, CallError, Status, ToolCall, ToolExecutor};
+use tool_api::{CallContext, CallError, Status, ToolCall};
 use uuid::Uuid;
 
 use crate::jar::{Jar, call, guest, settings, unix_now_ms};
@@ -16,7 +16,7 @@ async fn a_call_sees_its_context_its_config_and_leaves_its_log() {
     let conversation = ConversationId::from(Uuid::from_u128(9));
     let finished = jar
         .call(ToolCall {
-            grants: Arc::new(Grants { config: [("unit".into(), "km".into())].into() }),
+            grants: Arc::new(CallGrants { config: [("unit".into(), "km".into())].into(), ..CallGrants::default() }),
             context: CallContext {
                 idempotency_key: "idem-1".into(),
                 attempt: 2,
@@ -86,32 +86,13 @@ async fn every_door_is_closed() {
 }
 
 #[tokio::test]
-async fn nothing_of_a_call_is_left_for_the_next() {
-    let jar = Jar::new();
-    let dirty = jar.load("dirty_pages").await;
-    // More calls than places, so that each place was dirty once.
-    for round in 0..6 {
-        // Few scattered pages, and more than are reset in place.
-        let pages = [4, 40, 256][round % 3];
-        assert_eq!(jar.outcome(dirty, "run", json!({"pages": pages})).await.status, Status::Ok);
-        let outcome = jar.outcome(dirty, "residue", json!({"pages": 256})).await;
-        let residue = outcome.structured.clone().unwrap_or_default();
-        assert_eq!(
-            residue,
-            json!({"pattern_words": 0, "dirty_words": 0, "pattern_words_anywhere": 0}),
-            "after {pages} pages: {outcome:?}"
-        );
-    }
-}
-
-#[tokio::test]
 async fn dropping_a_call_frees_its_place() {
     let jar = Jar::new();
     let (calc, spin) = (jar.load("calc").await, jar.load("spin").await);
     let limits = Limits { fuel: Limits::CEILING.fuel, deadline_ms: 60_000, ..Limits::DEFAULT };
     for _ in 0..20 {
         let spinning: Vec<_> =
-            (0..4).map(|_| jar.executor.call(ToolCall { limits, ..call(spin, "run", json!({})) })).collect();
+            (0..4).map(|_| jar.try_call(ToolCall { limits, ..call(spin, "run", json!({})) })).collect();
         let all = futures::future::join_all(spinning);
         assert!(tokio::time::timeout(Duration::from_millis(5), all).await.is_err(), "it spins");
         jar.answers(calc).await.unwrap();
@@ -123,7 +104,7 @@ async fn too_many_calls_are_told_to_come_back() {
     let jar = Jar::new();
     let (calc, spin) = (jar.load("calc").await, jar.load("sleep_long").await);
     let limits = Limits { deadline_ms: 60_000, ..Limits::DEFAULT };
-    let sleeping = (0..4).map(|_| jar.executor.call(ToolCall { limits, ..call(spin, "run", json!({})) }));
+    let sleeping = (0..4).map(|_| jar.try_call(ToolCall { limits, ..call(spin, "run", json!({})) }));
     let sleeping = futures::future::join_all(sleeping);
     tokio::select! {
         _ = sleeping => unreachable!(),

@@ -1,15 +1,20 @@
 //! Each hostile guest ends with its exact code, on one thread with a neighbour who is answered meanwhile.
 
+mod case;
+mod rows;
+
 use std::{
     cell::Cell,
+    path::Path,
     time::{Duration, Instant},
 };
 
 use domain::Limits;
-use serde_json::{Value, json};
+use serde_json::json;
 use tool_api::{ArtifactHash, Finished, Status};
 
-use crate::jar::{Jar, call, guest, resident_bytes, wat, wat_text};
+use crate::jar::{Jar, call, guest, guests_dir, resident_bytes, wat, wat_text};
+use case::{Case, Row};
 
 /// Memory that a hostile call may leave in this process beyond its own limit: warm pages, logs, the answer on its way.
 const HOST_GROWTH_BYTES_MAX: u64 = 96 << 20;
@@ -31,103 +36,77 @@ async fn beside_a_neighbour(jar: &Jar, calc: ArtifactHash, hostile: tool_api::To
     (finished, answered.get())
 }
 
-struct Case {
-    guest: &'static str,
-    function: &'static str,
-    arguments: Value,
-    limits: Limits,
-    code: &'static str,
+/// A guest of either folder.
+fn component(name: &str) -> bytes::Bytes {
+    if guests_dir().join(format!("{name}.wasm")).exists() { guest(name) } else { wat(name) }
 }
 
-fn case(guest: &'static str, function: &'static str, code: &'static str) -> Case {
-    Case { guest, function, arguments: json!({}), limits: Limits { deadline_ms: 60_000, ..Limits::DEFAULT }, code }
-}
+/// The rows are dealt to so many tests, which run beside each other.
+const HANDS: usize = 4;
 
-impl Case {
-    fn with(mut self, change: impl FnOnce(&mut Limits)) -> Case {
-        change(&mut self.limits);
-        self
-    }
-
-    fn arguments(self, arguments: Value) -> Case {
-        Case { arguments, ..self }
-    }
-}
-
-#[tokio::test]
-async fn each_hostile_guest_ends_with_its_code_and_the_neighbour_is_answered() {
+async fn each_guest_of(hand: usize) {
     let jar = Jar::new();
     let calc = jar.load("calc").await;
     jar.answers(calc).await.unwrap();
-    let cases = [
-        case("spin", "run", "limit.fuel"),
-        case("spin", "run", "limit.deadline").with(|limits| {
-            limits.fuel = Limits::CEILING.fuel;
-            limits.deadline_ms = 200;
-        }),
-        case("eat_memory", "run", "limit.memory"),
-        case("eat_memory", "grow_politely", "limit.memory"),
-        case("eat_memory", "allocate", "limit.memory"),
-        case("recurse", "run", "limit.stack"),
-        case("log_flood", "run", "limit.logs"),
-        case("log_flood", "empty", "limit.host_calls"),
-        case("log_flood", "one_line", "limit.abi"),
-        case("stdout_flood", "run", "limit.logs"),
-        case("stdout_flood", "stderr", "limit.logs"),
-        case("stdout_flood", "stubborn", "limit.logs"),
-        case("huge_output", "run", "limit.output"),
-        case("huge_output", "one_mib", "limit.output"),
-        case("huge_output", "many_parts", "limit.output"),
-        case("huge_output", "structured", "limit.output").arguments(json!({"bytes": 300_000})),
-        case("huge_output", "not_json", "tool.bad_result"),
-        case("slow_host_calls", "run", "limit.host_calls"),
-        case("slow_host_calls", "clock", "limit.host_calls"),
-        case("slow_host_calls", "who", "limit.host_calls"),
-        case("slow_host_calls", "run", "limit.fuel").with(|limits| limits.fuel = 10_000_000),
-        case("many_handles", "run", "limit.handles"),
-        case("many_handles", "streams", "limit.handles"),
-        case("many_fields", "run", "limit.handles"),
-        case("big_random", "run", "limit.abi"),
-        case("big_random", "insecure_bytes", "limit.abi"),
-        case("sleep_long", "run", "limit.deadline").with(|limits| limits.deadline_ms = 200),
-        case("sleep_long", "busy_clock", "limit.deadline").with(|limits| {
-            limits.deadline_ms = 200;
-            limits.host_calls = Limits::CEILING.host_calls;
-            limits.fuel = Limits::CEILING.fuel;
-        }),
-        case("panics", "run", "unreachable"),
-        case("traps", "run", "unreachable"),
-        case("traps", "out_of_bounds", "memory_out_of_bounds"),
-        case("recurse", "wide", "memory_out_of_bounds"),
-        case("exit", "run", "exit"),
-        case("exit", "failure", "exit"),
-    ];
-    for case in cases {
-        let name = format!("{}.{} -> {}", case.guest, case.function, case.code);
-        let artifact = jar.load(case.guest).await;
-        let before = resident_bytes();
-        let hostile = tool_api::ToolCall { limits: case.limits, ..call(artifact, case.function, case.arguments) };
-        let (finished, answered) = beside_a_neighbour(&jar, calc, hostile).await;
-        let (outcome, receipt) = (finished.outcome, finished.receipt);
-        match &outcome.trap {
-            Some(trap) => assert_eq!(trap.kind, case.code, "{name}: {outcome:?}"),
-            None => assert_eq!(outcome.code.as_deref(), Some(case.code), "{name}: {outcome:?}"),
+    for (guest, row) in every_guest::foreach_guest!(rows).into_iter().skip(hand).step_by(HANDS) {
+        match row {
+            Row::Calls(cases) => {
+                let artifact = jar.inspect(component(guest)).await.artifact;
+                for case in cases {
+                    ends_as_it_must(&jar, calc, artifact, &case, &case.name(guest)).await;
+                }
+            }
+            Row::Refused(code, words) => {
+                let rejection = jar.rejection(component(guest)).await;
+                assert_eq!(rejection.code, code, "{guest}: {rejection}");
+                assert!(rejection.detail.contains(words), "{guest}: {rejection}");
+            }
+            Row::In(place) => assert!(names(place, guest), "no test in `{place}` names the guest `{guest}`"),
         }
-        assert!(receipt.fuel_used > 0 && receipt.fuel_used <= case.limits.fuel, "{name}: {receipt:?}");
-        assert!(receipt.memory_peak_bytes <= case.limits.memory_bytes, "{name}: {receipt:?}");
-        assert!(receipt.total_us < 1_000 * case.limits.deadline_ms + 500_000, "{name}: {receipt:?}");
-        assert!(
-            receipt.logs.iter().map(|line| line.text.len()).sum::<usize>() as u64 <= case.limits.log_bytes,
-            "{name}"
-        );
-        // A call that ends before it first yields gives a neighbour no turn, and takes none.
-        if receipt.total_us > 50_000 {
-            assert!(answered > 0, "{name}: nobody else was answered in {} us", receipt.total_us);
-        }
-        let grown = resident_bytes().saturating_sub(before);
-        assert!(grown < case.limits.memory_bytes + HOST_GROWTH_BYTES_MAX, "{name}: grew by {} MiB", grown >> 20);
         jar.answers(calc).await.unwrap();
     }
+}
+
+async fn ends_as_it_must(jar: &Jar, calc: ArtifactHash, artifact: ArtifactHash, case: &Case, name: &str) {
+    let before = resident_bytes();
+    let (finished, answered) = beside_a_neighbour(jar, calc, case.call(artifact)).await;
+    case.check(name, &finished);
+    // A call that ends before it first yields gives a neighbour no turn, and takes none.
+    if finished.receipt.total_us > 50_000 {
+        assert!(answered > 0, "{name}: nobody else was answered in {} us", finished.receipt.total_us);
+    }
+    let grown = resident_bytes().saturating_sub(before);
+    assert!(grown < case.limits.memory_bytes + HOST_GROWTH_BYTES_MAX, "{name}: grew by {} MiB", grown >> 20);
+}
+
+/// Whether a file of these tests, or one in a folder of them, says a guest's name.
+fn names(place: &str, guest: &str) -> bool {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/it").join(place);
+    let files = match std::fs::read_dir(&path) {
+        Ok(entries) => entries.map(|entry| entry.unwrap().path()).collect(),
+        Err(_) => vec![path],
+    };
+    files.iter().any(|file| std::fs::read_to_string(file).unwrap().contains(&format!("\"{guest}\"")))
+}
+
+#[tokio::test]
+async fn each_hostile_guest_ends_with_its_code_and_the_neighbour_is_answered_1() {
+    each_guest_of(0).await;
+}
+
+#[tokio::test]
+async fn each_hostile_guest_ends_with_its_code_and_the_neighbour_is_answered_2() {
+    each_guest_of(1).await;
+}
+
+#[tokio::test]
+async fn each_hostile_guest_ends_with_its_code_and_the_neighbour_is_answered_3() {
+    each_guest_of(2).await;
+}
+
+#[tokio::test]
+async fn each_hostile_guest_ends_with_its_code_and_the_neighbour_is_answered_4() {
+    each_guest_of(3).await;
 }
 
 #[tokio::test]

@@ -6,11 +6,12 @@ use std::{
 };
 
 use bytes::Bytes;
-use domain::{CallId, Grants, Limits, SystemClock, TenantId, Timestamp};
+use domain::{CallGrants, CallId, Limits, SystemClock, TenantId, Timestamp};
+use egress::Egress;
 use serde_json::{Value, json};
 use tool_api::{
-    ArtifactHash, CallContext, CallError, Finished, InspectError, Inspection, Outcome, Rejection, ToolCall,
-    ToolExecutor, ToolInspector,
+    ArtifactHash, CallContext, CallError, Finished, InspectError, Inspection, NoHost, Outcome, Rejection, Share,
+    ToolCall, ToolExecutor, ToolInspector, Upload,
 };
 use tool_executor::{Executor, Settings};
 use uuid::Uuid;
@@ -20,13 +21,17 @@ pub(crate) const COMPILE_CHILD: &str = env!("CARGO_BIN_EXE_compile-component");
 
 /// A guest that the workspace built: its component.
 pub(crate) fn guest(name: &str) -> Bytes {
-    let dir = std::env::var_os("BELLJAR_GUESTS").map(PathBuf::from);
-    let dir = dir.unwrap_or_else(|| Path::new(env!("CARGO_MANIFEST_DIR")).join("../../target/guests"));
-    let path = dir.join(format!("{name}.wasm"));
+    let path = guests_dir().join(format!("{name}.wasm"));
     match std::fs::read(&path) {
         Ok(bytes) => bytes.into(),
         Err(error) => panic!("{}: {error}; run `cargo xtask guests`", path.display()),
     }
+}
+
+/// Where `cargo xtask guests` leaves components.
+pub(crate) fn guests_dir() -> PathBuf {
+    let dir = std::env::var_os("BELLJAR_GUESTS").map(PathBuf::from);
+    dir.unwrap_or_else(|| Path::new(env!("CARGO_MANIFEST_DIR")).join("../../target/guests"))
 }
 
 /// A guest that is written by hand.
@@ -41,12 +46,14 @@ pub(crate) fn wat_text(name: &str) -> String {
 
 pub(crate) fn settings(cache_dir: PathBuf) -> Settings {
     Settings {
+        scratch_dir: cache_dir.join("scratch"),
         cache_dir,
         mac_key: [7; 32].into(),
         compile_command: vec![COMPILE_CHILD.into()],
         concurrency: 4,
         memory_cache_bytes: 256 << 20,
         clock: Arc::new(SystemClock),
+        egress: Egress::new(Vec::new()).unwrap(),
     }
 }
 
@@ -65,11 +72,15 @@ impl Jar {
     }
 
     pub(crate) async fn inspect(&self, component: Bytes) -> Inspection {
-        self.executor.inspect(component).await.unwrap()
+        self.try_inspect(component).await.unwrap()
+    }
+
+    pub(crate) async fn try_inspect(&self, component: Bytes) -> Result<Inspection, InspectError> {
+        self.executor.inspect(upload(&component), &component).await
     }
 
     pub(crate) async fn rejection(&self, component: impl Into<Bytes>) -> Rejection {
-        match self.executor.inspect(component.into()).await {
+        match self.try_inspect(component.into()).await {
             Err(InspectError::Rejected(rejection)) => rejection,
             other => panic!("not rejected: {other:?}"),
         }
@@ -81,7 +92,12 @@ impl Jar {
     }
 
     pub(crate) async fn call(&self, call: ToolCall) -> Finished {
-        self.executor.call(call).await.unwrap()
+        self.try_call(call).await.unwrap()
+    }
+
+    /// A call outside of a tenant: its store is empty, nobody follows it.
+    pub(crate) async fn try_call(&self, call: ToolCall) -> Result<Finished, CallError> {
+        self.executor.call(call, Arc::new(NoHost)).await
     }
 
     pub(crate) async fn outcome(&self, artifact: ArtifactHash, function: &str, arguments: Value) -> Outcome {
@@ -90,7 +106,7 @@ impl Jar {
 
     /// Something that every host must keep doing.
     pub(crate) async fn answers(&self, calc: ArtifactHash) -> Result<(), CallError> {
-        let finished = self.executor.call(call(calc, "evaluate", json!({"expression": "6 * 7"}))).await?;
+        let finished = self.try_call(call(calc, "evaluate", json!({"expression": "6 * 7"}))).await?;
         assert_eq!(finished.outcome.for_model(), "42", "{finished:?}");
         Ok(())
     }
@@ -104,9 +120,22 @@ pub(crate) fn call(artifact: ArtifactHash, function: &str, arguments: Value) -> 
         artifact,
         function: function.parse().unwrap(),
         arguments,
-        grants: Arc::new(Grants::default()),
+        grants: Arc::new(CallGrants::default()),
+        secrets: Arc::default(),
         limits: Limits { deadline_ms: 60_000, ..Limits::DEFAULT },
         context: CallContext { idempotency_key: "key".into(), attempt: 1, ..CallContext::default() },
+        share: Share::default(),
+        record: false,
+    }
+}
+
+/// An upload of a component that its tenant has had before.
+pub(crate) fn upload(component: &Bytes) -> Upload {
+    Upload {
+        tenant: TenantId::from(Uuid::from_u128(2)),
+        artifact: ArtifactHash::of(component),
+        manifest: None,
+        first: false,
     }
 }
 

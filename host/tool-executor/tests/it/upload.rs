@@ -119,7 +119,7 @@ async fn code_that_was_tampered_with_never_runs() {
         fs::write(code, tamper.0).unwrap();
         fs::write(mac, tamper.1).unwrap();
         let jar = Jar::at(dir.path().into());
-        let answer = tool_api::ToolExecutor::call(&jar.executor, crate::jar::call(artifact, "run", json!({}))).await;
+        let answer = jar.try_call(crate::jar::call(artifact, "run", json!({}))).await;
         assert!(matches!(answer, Err(tool_api::CallError::NotCompiled(_))), "{what}: {answer:?}");
         assert_eq!(files(dir.path()), Vec::<PathBuf>::new(), "{what}: removed");
         jar.load("fails").await;
@@ -133,12 +133,12 @@ async fn code_that_was_tampered_with_never_runs() {
     renamed(code);
     renamed(mac);
     let jar = Jar::at(dir.path().into());
-    let answer = tool_api::ToolExecutor::call(&jar.executor, crate::jar::call(other, "run", json!({}))).await;
+    let answer = jar.try_call(crate::jar::call(other, "run", json!({}))).await;
     assert!(matches!(answer, Err(tool_api::CallError::NotCompiled(_))), "{answer:?}");
     // Good code by another key.
     let settings = tool_executor::Settings { mac_key: [8; 32].into(), ..crate::jar::settings(dir.path().into()) };
-    let stranger = tool_executor::Executor::start(settings).unwrap();
-    let answer = tool_api::ToolExecutor::call(&stranger, crate::jar::call(artifact, "run", json!({}))).await;
+    let stranger = Jar { executor: tool_executor::Executor::start(settings).unwrap() };
+    let answer = stranger.try_call(crate::jar::call(artifact, "run", json!({}))).await;
     assert!(matches!(answer, Err(tool_api::CallError::NotCompiled(_))), "{answer:?}");
 }
 

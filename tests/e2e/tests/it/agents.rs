@@ -78,12 +78,19 @@ async fn an_agent_that_cannot_be_is_refused_with_the_place() {
             vec!["/tools/0/limits/memory_bytes"],
         ),
         (
-            bound(json!({
-                "tool": "calc", "version": "latest",
-                "grants": {"http": [{"host": "example.com"}], "secrets": ["token"], "key_value": []},
-            })),
-            "binding.grant_unavailable",
-            vec!["/tools/0/grants/http", "/tools/0/grants/secrets"],
+            bound(json!({"tool": "calc", "version": "latest", "grants": {"http": [{"host": "https://a.example"}]}})),
+            "agent.invalid",
+            vec!["/tools/0/grants/http/0/host"],
+        ),
+        (
+            bound(json!({"tool": "calc", "version": "latest", "grants": {"scratch_bytes": 0}})),
+            "binding.grant_invalid",
+            vec!["/tools/0/grants/scratch_bytes"],
+        ),
+        (
+            bound(json!({"tool": "calc", "version": "latest", "grants": {"secrets": ["absent"]}})),
+            "secret.not_found",
+            vec!["/tools/0/grants"],
         ),
         (
             bound(json!({"tool": "calc", "version": "latest", "grants": {"config": {"": "x"}}})),
@@ -94,11 +101,6 @@ async fn an_agent_that_cannot_be_is_refused_with_the_place() {
             bound(json!({"tool": "calc", "version": "latest", "approval": "always"})),
             "binding.approval_unavailable",
             vec!["/tools/0/approval"],
-        ),
-        (
-            bound(json!({"tool": "calc", "version": "latest", "record": true})),
-            "binding.recording_unavailable",
-            vec!["/tools/0/record"],
         ),
         (
             with(

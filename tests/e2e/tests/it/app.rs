@@ -14,7 +14,7 @@ use futures::StreamExt;
 use kit::TestDb;
 use reqwest::{Method, RequestBuilder, Response, StatusCode};
 use serde_json::{Value, json};
-use tenancy::{DbSettings, keys::KeyKind};
+use tenancy::{DbSettings, keys::KeyKind, seal::MasterKey};
 use tokio::{sync::oneshot, task::JoinHandle};
 
 const OPERATOR_TOKEN: &str = "the-operator-token-of-a-test";
@@ -25,9 +25,14 @@ pub(crate) struct TestApp {
     pub(crate) tenant_url: String,
     pub(crate) operator_url: String,
     pub(crate) http: reqwest::Client,
-    stop: Option<oneshot::Sender<()>>,
-    serving: Option<JoinHandle<anyhow::Result<()>>>,
+    serving: Serving,
     _cache: tempfile::TempDir,
+}
+
+/// The listening product. Dropped, it is gone at once.
+struct Serving {
+    stop: Option<oneshot::Sender<()>>,
+    task: Option<JoinHandle<anyhow::Result<()>>>,
 }
 
 impl TestApp {
@@ -37,7 +42,11 @@ impl TestApp {
 
     /// With private addresses that tenants may reach.
     pub(crate) async fn with_egress(allow_egress: Vec<SocketAddr>) -> TestApp {
-        let db = TestDb::start().await;
+        TestApp::on(TestDb::start().await, kit::master_key(), allow_egress).await
+    }
+
+    /// On a database that another one has left.
+    pub(crate) async fn on(db: TestDb, master_key: MasterKey, allow_egress: Vec<SocketAddr>) -> TestApp {
         let cache = tempfile::tempdir().unwrap();
         let any = "127.0.0.1:0".parse().unwrap();
         let listeners = Listeners::bind(any, any).await.unwrap();
@@ -45,7 +54,7 @@ impl TestApp {
         let (tenant_url, operator_url) = (url(&listeners.tenant), url(&listeners.operator));
         let app = Box::pin(wire::assemble(wire::Settings {
             database: DbSettings { url: SecretString::from(db.url()), connections: 8 },
-            master_key: kit::master_key(),
+            master_key,
             cache_dir: cache.path().join("compiled"),
             compile_command: vec![env!("CARGO_BIN_EXE_e2e-compile-component").into()],
             key_kind: KeyKind::Test,
@@ -62,16 +71,18 @@ impl TestApp {
             let _ = stopped.await;
         };
         #[expect(clippy::disallowed_methods, reason = "the test waits for it in `stop`")]
-        let serving = tokio::spawn(serve::run(app, listeners, Duration::from_secs(10), until));
+        let task = tokio::spawn(serve::run(app, listeners, Duration::from_secs(10), until));
         #[expect(clippy::disallowed_methods, reason = "a test's client is no way out of the product")]
         let http = reqwest::Client::builder().no_proxy().timeout(Duration::from_secs(120)).build().unwrap();
-        TestApp { db, tenant_url, operator_url, http, stop: Some(stop), serving: Some(serving), _cache: cache }
+        let serving = Serving { stop: Some(stop), task: Some(task) };
+        TestApp { db, tenant_url, operator_url, http, serving, _cache: cache }
     }
 
-    /// Stops as on SIGTERM and waits until all work has ended.
-    pub(crate) async fn stop(mut self) {
-        drop(self.stop.take());
-        self.serving.take().unwrap().await.unwrap().unwrap();
+    /// Stops as on SIGTERM and waits until all work has ended. Leaves the database.
+    pub(crate) async fn stop(mut self) -> TestDb {
+        drop(self.serving.stop.take());
+        self.serving.task.take().unwrap().await.unwrap().unwrap();
+        self.db
     }
 
     /// A tenant on the plan `pro`, made by the operator, with a key for everything.
@@ -99,10 +110,10 @@ impl TestApp {
     }
 }
 
-impl Drop for TestApp {
+impl Drop for Serving {
     fn drop(&mut self) {
-        if let Some(serving) = self.serving.take() {
-            serving.abort();
+        if let Some(task) = self.task.take() {
+            task.abort();
         }
     }
 }
@@ -150,6 +161,17 @@ impl Client {
             .header("content-type", "application/wasm")
             .body(component.into());
         Answer::of(request).await
+    }
+
+    /// The same tenant with another key, of these scopes.
+    pub(crate) async fn with_scopes(&self, scopes: &[&str]) -> Client {
+        let key = self.post("/v1/api-keys", json!({"name": "scoped", "scopes": scopes})).await.created();
+        Client { key: key["key"].as_str().unwrap().to_owned(), ..self.clone() }
+    }
+
+    /// Stores a secret.
+    pub(crate) async fn secret(&self, name: &str, value: &str) {
+        self.put(&format!("/v1/secrets/{name}"), json!({"value": value})).await.created();
     }
 
     /// An agent on the demo model with the newest versions of these tools.

@@ -61,12 +61,15 @@ async fn ada(app: &TestApp) -> Ada {
     let turn = client.post("/v1/agents/adas-agent/chat", said).await.ok();
     assert_eq!(turn["tool_calls"][0]["outcome"]["status"], "ok", "{turn}");
     let path = "/v1/tools/adas-tool/versions/latest/calls";
-    let call = client.post(path, json!({"function": "run", "arguments": {"x": "adas-argument"}})).await.ok();
+    let call = json!({"function": "run", "arguments": {"x": "adas-argument"}, "record": true});
+    let call = client.post(path, call).await.ok();
     let conversation = json!({"agent": "adas-agent", "title": "adas-title"});
     client.post("/v1/conversations", conversation).await.created();
     let key = client.post("/v1/api-keys", json!({"name": "adas-key", "scopes": ["chat"]})).await.created();
     let provider = json!({"kind": "openai", "api_key": "sk-adas"});
     client.put("/v1/provider-keys/adas-provider", provider).await.created();
+    client.secret("adas-secret", "adas-secret-value").await;
+    client.put("/v1/key-value/adas-namespace/adas-key", json!("adas-value")).await.created();
     client.patch("/v1/tenant", json!({"metadata": {"adas-metadata": 1}})).await.ok();
 
     let id = |value: &Value| value.as_str().unwrap().to_owned();
@@ -80,6 +83,9 @@ async fn ada(app: &TestApp) -> Ada {
         ("runs", id(&turn["run"]["id"])),
         ("api-keys", id(&key["id"])),
         ("provider-keys", "adas-provider".into()),
+        ("secrets", "adas-secret".into()),
+        ("key-value", "adas-namespace".into()),
+        ("{namespace}", "adas-key".into()),
         ("price-books", "1".into()),
     ]);
     let mut canaries: Vec<String> = names.values().filter(|name| name.len() > 1).cloned().collect();
@@ -130,6 +136,9 @@ fn of_nobody(like: &Names) -> Names {
             "runs" => id("run_"),
             "api-keys" => id("key_"),
             "provider-keys" => "no-key-of-anybody".into(),
+            "secrets" => "no-secret-of-anybody".into(),
+            "key-value" => "no-namespace-of-anybody".into(),
+            "{namespace}" => "no-entry-of-anybody".into(),
             _ => continue,
         };
     }
@@ -180,7 +189,7 @@ async fn a_stranger_gets_the_same_404_as_for_what_nobody_has() {
 #[tokio::test]
 async fn a_stranger_learns_nothing_by_names_in_queries_and_bodies() {
     type Question = (&'static str, fn(&Names) -> String, fn(&Names) -> Value);
-    let questions: [Question; 13] = [
+    let questions: [Question; 15] = [
         ("GET", |n| format!("/v1/runs?agent={}", n["agents"]), |_| Value::Null),
         ("GET", |n| format!("/v1/runs?conversation_id={}", n["conversations"]), |_| Value::Null),
         ("GET", |n| format!("/v1/tool-calls?agent={}", n["agents"]), |_| Value::Null),
@@ -194,6 +203,16 @@ async fn a_stranger_learns_nothing_by_names_in_queries_and_bodies() {
             "POST",
             |n| format!("/v1/tools/own/versions/{}/calls", n["versions"]),
             |_| json!({"function": "run", "arguments": {}}),
+        ),
+        (
+            "POST",
+            |_| "/v1/tools/own/versions/latest/calls".into(),
+            |n| json!({"function": "now", "arguments": {}, "grants": {"secrets": [n["secrets"]]}}),
+        ),
+        (
+            "PATCH",
+            |_| "/v1/agents/own".into(),
+            |n| json!({"tools": [{"tool": "own", "version": "latest", "grants": {"secrets": [n["secrets"]]}}]}),
         ),
         ("POST", |_| "/v1/agents/own/chat".into(), |n| json!({"message": "hi", "conversation_id": n["conversations"]})),
         ("PATCH", |_| "/v1/agents/own".into(), |n| json!({"tools": [{"tool": n["tools"], "version": "latest"}]})),

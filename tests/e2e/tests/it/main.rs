@@ -3,14 +3,18 @@
 
 mod agents;
 mod app;
+mod capabilities;
 mod chat;
 mod conversations;
 mod isolation;
+mod key_value;
 mod keys;
 mod operator;
+mod outside;
 mod providers;
 mod quiet;
 mod sealed;
+mod secrets;
 mod surface;
 mod tools;
 mod usage;

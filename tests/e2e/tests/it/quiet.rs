@@ -1,10 +1,13 @@
 //! Invariant 5: a secret goes in and comes out nowhere: no answer, no row, no line of a log tells it.
 
+mod tools;
+
 use std::{
     io::{self, Write},
     sync::{Arc, Mutex},
 };
 
+use base64::{Engine, prelude::BASE64_STANDARD};
 use gateway::{operator_routes, tenant_routes};
 use reqwest::Method;
 use serde_json::{Value, json};
@@ -18,6 +21,7 @@ use tracing_subscriber::filter::LevelFilter;
 use crate::{
     app::{Answer, Client, TestApp, component},
     isolation::{Names, fill},
+    outside::{Outside, escaped},
 };
 
 const PROVIDER_KEY: &str = "sk-canary-0123456789abcdefghijklmnop";
@@ -131,6 +135,21 @@ async fn dump(superuser: &mut PgConnection) -> String {
     dump
 }
 
+/// What a secret may look like where it was written down.
+fn forms(secret: &str) -> Vec<String> {
+    let json = json!(secret).to_string();
+    let twice = json!(json).to_string();
+    let quoted = |text: &str| text.trim_matches(['"', '\\']).to_owned();
+    vec![
+        secret.to_owned(),
+        hexadecimal(secret),
+        escaped(secret),
+        BASE64_STANDARD.encode(secret),
+        quoted(&json),
+        quoted(&twice),
+    ]
+}
+
 fn hexadecimal(text: &str) -> String {
     text.bytes().map(|byte| format!("{byte:02x}")).collect()
 }
@@ -144,8 +163,8 @@ async fn a_secret_is_in_no_answer_no_row_and_no_log() {
         .with_ansi(false)
         .with_writer(move || writer.clone())
         .init();
-    let provider = indiscreet_provider().await;
-    let app = TestApp::with_egress(vec![provider]).await;
+    let (provider, outside) = (indiscreet_provider().await, Outside::reflecting().await);
+    let app = TestApp::with_egress(vec![provider, outside.address]).await;
     let mut answers = Answers::default();
     let operator = app.operator();
 
@@ -202,13 +221,19 @@ async fn a_secret_is_in_no_answer_no_row_and_no_log() {
     let id = |value: &Value| value.as_str().unwrap().to_owned();
     assert_eq!(turn["tool_calls"][0]["outcome"]["status"], "ok", "{turn}");
 
+    // Tools are given secrets, and what they reach tells them again.
+    let told = tools::use_secrets(&mut answers, &ada, &outside).await;
+
     // Everything that can be read.
     let names = Names::from([
         ("agents", "works".to_owned()),
         ("revisions", "1".into()),
         ("tools", "echo".into()),
         ("versions", "latest".into()),
-        ("tool-calls", id(&turn["tool_calls"][0]["id"])),
+        ("tool-calls", told.recorded.clone()),
+        ("secrets", "bound0".into()),
+        ("key-value", "notes".into()),
+        ("{namespace}", "today".into()),
         ("conversations", id(&turn["conversation_id"])),
         ("runs", id(&turn["run"]["id"])),
         ("price-books", "1".into()),
@@ -226,6 +251,14 @@ async fn a_secret_is_in_no_answer_no_row_and_no_log() {
             answers.ask(&ada, "GET", &path, Value::Null).await;
         }
     }
+    let calls = ada.get("/v1/tool-calls?limit=100").await.ok();
+    for call in calls["data"].as_array().unwrap() {
+        let path = format!("/v1/tool-calls/{}", id(&call["id"]));
+        for path in [path.clone(), format!("{path}/recording")] {
+            answers.ask(&ada, "GET", &path, Value::Null).await;
+        }
+        answers.ask(&ada, "POST", &format!("{path}/replay"), json!({"version": "latest"})).await;
+    }
     let rows = dump(&mut app.db.superuser().await).await;
     answers.ask(&ada, "DELETE", "/v1/provider-keys/works", Value::Null).await;
     answers.ask(&ada, "DELETE", &format!("/v1/api-keys/{}", id(&minted["id"])), Value::Null).await;
@@ -241,11 +274,15 @@ async fn a_secret_is_in_no_answer_no_row_and_no_log() {
     let mut secrets: Vec<&str> =
         vec![PROVIDER_KEY, PROVIDER_KEY_IN_A_HEADER, REFUSED_PROVIDER_KEY, &operator_token, &master_key];
     secrets.extend(keys.iter().map(String::as_str));
+    secrets.extend(told.canaries.iter().map(String::as_str));
+    assert!(secrets.len() >= 20, "{}", secrets.len());
     for secret in secrets {
+        let forms = forms(secret);
         for (asked, told) in &answers.0 {
-            assert!(!told.contains(secret), "{asked} answers with a secret: {told}");
+            let form = forms.iter().find(|form| told.contains(form.as_str()));
+            assert!(form.is_none(), "{asked} answers with a secret, as `{form:?}`: {told}");
         }
-        for form in [secret.to_owned(), hexadecimal(secret)] {
+        for form in forms {
             let row = rows.lines().find(|row| row.contains(&form));
             assert!(row.is_none(), "a row holds `{form}`: {row:?}");
             let line = log.lines().find(|line| line.contains(&form));

@@ -12,7 +12,7 @@ use crate::app::{Answer, Client, TestApp, component, text_component};
 const PATIENCE: Duration = Duration::from_secs(60);
 
 /// A guest, the code of its rejection, and words that its author needs.
-pub(crate) const REJECTED: [(&str, &str, &str); 9] = [
+const REJECTED: [(&str, &str, &str); 9] = [
     ("core_module", "component.core_module", "wasm32-wasip2"),
     ("no_toolbox", "component.no_toolbox", "guest SDK"),
     ("unknown_import", "component.unknown_import", "`acme:unknown/thing@1.0.0`"),
@@ -43,7 +43,7 @@ pub(crate) async fn calc_answers(client: &Client) {
 }
 
 /// A tenant whose plan differs.
-async fn tenant_with(app: &TestApp, name: &str, overrides: Value) -> Client {
+pub(crate) async fn tenant_with(app: &TestApp, name: &str, overrides: Value) -> Client {
     let client = app.tenant(name).await;
     let patch = json!({"plan": "free", "overrides": overrides});
     app.operator().patch(&format!("/operator/v1/tenants/{}", client.tenant), patch).await.ok();
@@ -77,7 +77,7 @@ async fn an_uploaded_tool_shows_what_it_can() {
         let location = format!("/v1/tools/{tool}/versions/{}", version["version"].as_str().unwrap());
         assert_eq!(told.unwrap(), location);
         assert_eq!((&version["status"], &version["number"]), (&json!("ready"), &json!(1)));
-        assert_eq!(version["contract"], "belljar:tool@0.1.0");
+        assert_eq!(version["contract"], "belljar:tool@1.0.0");
         assert_eq!((&version["requires"], &version["size_bytes"]), (&json!({}), &json!(bytes.len())));
         let shown = version["functions"].as_array().unwrap();
         let names: Vec<_> = shown.iter().map(|function| function["name"].as_str().unwrap()).collect();
@@ -137,15 +137,26 @@ async fn a_version_may_carry_a_label() {
 async fn a_component_may_come_as_a_form() {
     let app = TestApp::start().await;
     let ada = app.tenant("ada").await;
-    let form = async |part: &str| {
-        let head = format!("--x\r\nContent-Disposition: form-data; name=\"{part}\"; filename=\"f.wasm\"\r\n\r\n");
-        let body = [head.as_bytes(), &component("calc"), b"\r\n--x--\r\n"].concat();
+    let calc = component("calc");
+    let form = async |parts: &[(&str, &[u8])]| {
+        let mut body = Vec::new();
+        for (name, bytes) in parts {
+            let head = format!("--x\r\nContent-Disposition: form-data; name=\"{name}\"; filename=\"f\"\r\n\r\n");
+            body.extend([head.as_bytes(), bytes, b"\r\n"].concat());
+        }
+        body.extend_from_slice(b"--x--\r\n");
         let request = ada.request(Method::POST, "/v1/tools/calc/versions");
         Answer::of(request.header("content-type", "multipart/form-data; boundary=x").body(body)).await
     };
-    assert_eq!(form("component").await.created()["status"], "ready");
-    form("manifest").await.problem(422, "request.unavailable");
-    form("tool").await.problem(422, "request.invalid");
+    for (manifest, status, code, pointer) in
+        [("{", 400, "request.bad_json", "/manifest"), (r#"{"colour": 1}"#, 422, "request.invalid", "/manifest/colour")]
+    {
+        let problem = form(&[("component", &calc), ("manifest", manifest.as_bytes())]).await.problem(status, code);
+        assert_eq!(problem["errors"][0]["pointer"], pointer, "{problem}");
+    }
+    form(&[("manifest", b"{}")]).await.problem(422, "request.invalid");
+    form(&[("tool", &calc)]).await.problem(422, "request.invalid");
+    assert_eq!(form(&[("component", &calc)]).await.created()["status"], "ready");
 }
 
 #[tokio::test]
@@ -213,7 +224,7 @@ async fn a_direct_call_is_answered_kept_and_billed() {
     let number = |name: &str| receipt[name].as_u64().unwrap();
     assert!(number("fuel_used") > 0 && number("memory_peak_bytes") > 0, "{receipt}");
     assert!(0 < number("instantiate_us") && number("instantiate_us") <= number("total_us"), "{receipt}");
-    assert_eq!((&receipt["artifact"], &receipt["contract"]), (&version["version"], &json!("belljar:tool@0.1.0")));
+    assert_eq!((&receipt["artifact"], &receipt["contract"]), (&version["version"], &json!("belljar:tool@1.0.0")));
     assert_eq!((&receipt["price"]["currency"], &receipt["price_book"]), (&json!("USD"), &json!(1)));
     assert!(receipt["price"]["amount"].as_str().unwrap().parse::<f64>().unwrap() > 0.0, "{receipt}");
 
@@ -275,29 +286,13 @@ async fn what_is_no_tool_is_told_why_and_nothing_is_lost() {
     }
 }
 
-/// One function with more blocks and variables than any compiler likes, small enough to pass the structural check.
-fn compile_bomb() -> Bytes {
-    const LOCALS: usize = 9_000;
-    let locals = "i64 ".repeat(LOCALS);
-    let body: String = (0..LOCALS * 3)
-        .map(|n| {
-            let (a, b) = (n * 7919 % LOCALS, n * 104_729 % LOCALS);
-            format!("(br_if 0 (i64.eqz (local.get {a}))) (local.set {b} (i64.mul (local.get {a}) (local.get {b})))\n")
-        })
-        .collect();
-    let bomb = format!("(core module $bomb (func (local {locals}) (loop {body})))");
-    let path = concat!(env!("CARGO_MANIFEST_DIR"), "/../guests/wat/multi_memory.wat");
-    let whole = std::fs::read_to_string(path).unwrap().replacen("(component", &format!("(component\n{bomb}"), 1);
-    wat::parse_str(whole).unwrap().into()
-}
-
 #[tokio::test(flavor = "multi_thread")]
 async fn a_compile_bomb_is_refused_in_time_and_the_neighbour_is_answered() {
     let app = TestApp::start().await;
     let (ada, mallory) = (app.tenant("ada").await, app.tenant("mallory").await);
     ada.upload("calc", component("calc")).await.created();
     let began = Instant::now();
-    let bomb = mallory.upload("bomb", compile_bomb());
+    let bomb = mallory.upload("bomb", kit::compile_bomb(0));
     let neighbour = async {
         for _ in 0.. {
             calc_answers(&ada).await;

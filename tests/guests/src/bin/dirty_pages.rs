@@ -14,15 +14,16 @@ fn pattern() -> u64 {
     std::hint::black_box(0x6a6a_7262_6c6c_6562u64).rotate_left(17) ^ 0x5a5a_5a5a_5a5a_5a5a
 }
 
-/// Writes the pattern into every 4 KiB of new memory, 16 MiB unless told otherwise.
+/// Writes the pattern into new memory, 16 MiB unless told otherwise, once every so many units of 4 KiB: into each, or
+/// scattered.
 #[tool]
-fn run(pages: Option<usize>) -> Result<usize, String> {
-    let new = grow(pages)?;
-    for address in new.clone().step_by(STRIDE_BYTES) {
+fn run(pages: Option<usize>, every: Option<usize>) -> Result<usize, String> {
+    let new = grow(pages)?.step_by(STRIDE_BYTES * every.unwrap_or(1).max(1));
+    for address in new.clone() {
         // SAFETY: the range was just added to the memory and belongs to nobody.
         unsafe { (address as *mut u64).write_volatile(pattern()) };
     }
-    Ok(new.len() / STRIDE_BYTES)
+    Ok(new.len())
 }
 
 #[derive(serde::Serialize, schemars::JsonSchema)]

@@ -13,6 +13,25 @@ fn run() {
     panic!("the memory does not grow any more");
 }
 
+/// Grows by one page at a time until it is refused.
+#[tool]
+fn small_steps() {
+    while memory_grow(0, 1) != usize::MAX {}
+    panic!("the memory does not grow any more");
+}
+
+/// Grows by nothing for ever.
+#[tool]
+fn no_steps() {
+    while std::hint::black_box(memory_grow(0, 0)) != usize::MAX {}
+}
+
+/// Grows by all that there is, at once.
+#[tool]
+fn one_step() -> bool {
+    memory_grow(0, 65_535) == usize::MAX
+}
+
 /// Grows until it is refused, and answers with how many bytes it had by then: a refusal alone is survivable.
 #[tool]
 fn grow_politely() -> usize {
@@ -28,5 +47,5 @@ fn allocate() {
     }
 }
 
-toolbox!(run, grow_politely, allocate);
+toolbox!(run, small_steps, no_steps, one_step, grow_politely, allocate);
 fn main() {}

@@ -19,6 +19,25 @@ fn empty() {
     }
 }
 
+/// Logs at every level in turn, for ever.
+#[tool]
+fn by_level() {
+    use log::Level::{Critical, Debug, Error, Info, Trace, Warn};
+    let line = "flood ".repeat(20);
+    for level in [Trace, Debug, Info, Warn, Error, Critical].into_iter().cycle() {
+        log::log(level, "flood", &line);
+    }
+}
+
+/// Logs nothing from a part with a long name, for ever.
+#[tool]
+fn context() {
+    let context = "part ".repeat(200);
+    loop {
+        log::log(log::Level::Info, &context, "");
+    }
+}
+
 /// Logs one line of 16 MiB.
 #[tool]
 fn one_line() -> String {
@@ -26,5 +45,5 @@ fn one_line() -> String {
     "logged".into()
 }
 
-toolbox!(run, empty, one_line);
+toolbox!(run, empty, by_level, context, one_line);
 fn main() {}

@@ -51,6 +51,11 @@ fn a_mistake_is_named_with_its_place() {
         (json!({"tools": [{"tool": "calc", "version": "latest", "limits": {"fuel": "1"}}]}), "/tools/0/limits/fuel"),
         (json!({"tools": [{"tool": "calc", "version": "latest", "grants": "all"}]}), "/tools/0/grants"),
         (json!({"tools": [{"tool": "calc", "version": "latest", "grants": {"gpu": 1}}]}), "/tools/0/grants/gpu"),
+        (json!({"tools": [{"tool": "calc", "version": "latest", "record": "yes"}]}), "/tools/0/record"),
+        (
+            json!({"tools": [{"tool": "calc", "version": "latest", "grants": {"http": [{"host": "https://a.example"}]}}]}),
+            "/tools/0/grants/http/0/host",
+        ),
         (
             json!({"tools": [{"tool": "calc", "version": "latest", "grants": {"config": {"a": 1}}}]}),
             "/tools/0/grants/config/a",
@@ -80,16 +85,11 @@ fn what_comes_later_has_its_own_code() {
             "binding.approval_unavailable",
             vec!["/tools/1/approval_expires_seconds"],
         ),
-        (tool(json!({"record": true})), "binding.recording_unavailable", vec!["/tools/1/record"]),
-        (
-            tool(json!({"grants": {"http": [{"host": "a.example"}], "scratch_bytes": 1, "secrets": []}})),
-            "binding.grant_unavailable",
-            vec!["/tools/1/grants/http", "/tools/1/grants/scratch_bytes"],
-        ),
     ] {
         assert_eq!(refused(extra.clone()), (code, pointers.into_iter().map(Into::into).collect()), "{extra}");
     }
-    let nothing = tool(json!({"approval": "never", "record": false, "grants": {"http": [], "scratch_bytes": 0}}));
+    // What an answer tells is not written, so that it can be sent back.
+    let nothing = tool(json!({"approval": "never", "record": false, "missing": [{"grant": "http a.example"}]}));
     assert_eq!(AgentSpec::parse(agent(nothing)).unwrap().tools.len(), 2);
 }
 

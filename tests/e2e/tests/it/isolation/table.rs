@@ -7,7 +7,7 @@ use serde_json::{Value, json};
 
 use crate::app::{Answer, Client, component};
 
-/// A path's names by the segment before each: `agents` is an agent's id or name, `runs` a run's id.
+/// A path's names by the segment before each: `agents` is an agent's id or name, `runs` a run's id, `{namespace}` a key.
 pub(crate) type Names = BTreeMap<&'static str, String>;
 
 /// What a stranger gets for another tenant's names.
@@ -45,7 +45,7 @@ pub(crate) fn table() -> Vec<Route> {
     let route = |method, path, scope, stranger, body| Route { method, path, scope, stranger, body };
     let (agent, revision) = (NotFound("agent.not_found"), NotFound("agent.not_found"));
     let (tool, call, run) = (NotFound("tool.not_found"), NotFound("tool_call.not_found"), NotFound("run.not_found"));
-    let conversation = NotFound("conversation.not_found");
+    let (conversation, entry) = (NotFound("conversation.not_found"), NotFound("kv.not_found"));
     let (agents_read, agents_write) = (Some("agents:read"), Some("agents:write"));
     let (tools_read, tools_write) = (Some("tools:read"), Some("tools:write"));
     let (conversations_read, conversations_write) = (Some("conversations:read"), Some("conversations:write"));
@@ -83,6 +83,14 @@ pub(crate) fn table() -> Vec<Route> {
         ),
         route("GET", "/v1/tool-calls", runs, Own, Nothing),
         route("GET", "/v1/tool-calls/{id}", runs, call, Nothing),
+        route("GET", "/v1/tool-calls/{id}/recording", runs, call, Nothing),
+        route(
+            "POST",
+            "/v1/tool-calls/{id}/replay",
+            Some("tools:call"),
+            call,
+            Json(|names| json!({"version": names["versions"]})),
+        ),
         route("GET", "/v1/conversations", conversations_read, Own, Nothing),
         route("POST", "/v1/conversations", conversations_write, agent, Json(|names| json!({"agent": names["agents"]}))),
         route("GET", "/v1/conversations/{id}", conversations_read, conversation, Nothing),
@@ -102,6 +110,14 @@ pub(crate) fn table() -> Vec<Route> {
             Json(|_| json!({"kind": "openai", "api_key": "sk-strangers"})),
         ),
         route("DELETE", "/v1/provider-keys/{name}", secrets, NotFound("provider_key.not_found"), Nothing),
+        route("GET", "/v1/secrets", secrets, Own, Nothing),
+        route("PUT", "/v1/secrets/{name}", secrets, Makes, Json(|_| json!({"value": "strangers"}))),
+        route("DELETE", "/v1/secrets/{name}", secrets, NotFound("secret.not_found"), Nothing),
+        route("GET", "/v1/key-value", tools_read, Own, Nothing),
+        route("GET", "/v1/key-value/{namespace}", tools_read, Own, Nothing),
+        route("GET", "/v1/key-value/{namespace}/{key}", tools_read, entry, Nothing),
+        route("PUT", "/v1/key-value/{namespace}/{key}", tools_write, Makes, Json(|_| json!("strangers"))),
+        route("DELETE", "/v1/key-value/{namespace}/{key}", tools_write, entry, Nothing),
         route("GET", "/v1/models", any, Own, Nothing),
         // Prices are everybody's.
         route("GET", "/v1/price-books/{version}", any, Own, Nothing),

@@ -1,0 +1,204 @@
+//! A step and what it ends are committed, then told. A call whose key-value changes are in conflict runs again first.
+
+use std::time::Duration;
+
+use domain::{Amount, Kind, Money, Problem};
+use serde_json::{Value, json};
+use tenancy::TenantTx;
+
+use crate::{
+    calls::{self, CallResult, Try},
+    changes::{self, AfterApply, Tried},
+    commit::{self, Bill, StepDone, Writer},
+    drive::Driver,
+    host::{Overlay, TenantHost},
+    load::Loaded,
+    runs::{self, End, RunError, RunUsage},
+    teller::Truth,
+    tool_calls::BilledReceipt,
+};
+
+/// Tries to commit a step while the database is away for a moment.
+const COMMIT_TRIES: u32 = 5;
+/// Between two of them.
+const COMMIT_PAUSE: Duration = Duration::from_secs(1);
+
+enum Written {
+    Committed(Vec<Truth>, Amount),
+    /// Nothing is written: these calls run again first.
+    Conflict {
+        rerun: Vec<usize>,
+        tried: Vec<Tried>,
+    },
+}
+
+/// Commits a step, the run's end, or both, then tells of them. The step is left as it was committed: a call's outcome is
+/// settled only here. Returns what the step cost, and whether the run has ended.
+pub(crate) async fn finish(
+    driver: &Driver<'_>,
+    turn: &Loaded,
+    mut step: Option<&mut StepDone>,
+    mut end: Option<End>,
+    halt: &mut (impl Future<Output = End> + Unpin),
+) -> Result<(Amount, bool), RunError> {
+    let mut tries = 1;
+    loop {
+        match write(driver, turn, step.as_deref_mut(), end.as_ref()).await {
+            Ok(Written::Committed(truths, cost)) => {
+                driver.teller.stored(truths);
+                return Ok((cost, end.is_some()));
+            }
+            Ok(Written::Conflict { rerun, tried }) => {
+                if let Some(step) = step.as_deref_mut() {
+                    end = run_again(driver, turn, step, &rerun, &tried, halt).await;
+                }
+            }
+            // A commit whose answer was lost is not written twice: the step's key and the usage's refuse it.
+            Err(error) if error.kind() == Kind::Unavailable && tries < COMMIT_TRIES => {
+                tracing::warn!(run.id = %turn.run.id, error = %error, tries, "a step could not be committed yet");
+                tries += 1;
+                tokio::time::sleep(COMMIT_PAUSE).await;
+            }
+            Err(error) => return Err(error),
+        }
+    }
+}
+
+/// One transaction.
+async fn write(
+    driver: &Driver<'_>,
+    turn: &Loaded,
+    step: Option<&mut StepDone>,
+    end: Option<&End>,
+) -> Result<Written, RunError> {
+    let writer = writer(driver, turn);
+    let mut tx = driver.tenant.begin().await?;
+    let step = match step {
+        None => None,
+        Some(step) => {
+            let tried = apply(&mut tx, turn, step, &writer).await?;
+            match changes::after_apply(&tried, end.is_none()) {
+                AfterApply::Rerun(rerun) => return Ok(Written::Conflict { rerun, tried }),
+                AfterApply::Commit(settled) => {
+                    for (at, outcome) in settled {
+                        step.calls[at].outcome = outcome;
+                        step.calls[at].changes.clear();
+                    }
+                }
+            }
+            let bill = commit::bill(&writer, step);
+            Some((&*step, bill))
+        }
+    };
+    let mut truths: Vec<Truth> = step.iter().flat_map(|(step, bill)| told_of(turn, step, bill)).collect();
+    truths.extend(end.map(|end| Truth::new(end.status.event(), json!({}))));
+    let told = driver.teller.to_store(&truths);
+    commit::commit(&mut tx, &writer, step.as_ref().map(|(step, bill)| (*step, bill)), end, &told).await?;
+    if end.is_some() {
+        // Read in the same transaction: the last event is told with the body that the run now has.
+        let body = json!(runs::turn(&mut tx, turn.run.id).await?);
+        truths.iter_mut().rev().take(1).for_each(|last| last.told = body.clone());
+    }
+    tx.commit().await?;
+    Ok(Written::Committed(truths, step.map_or(Amount::ZERO, |(_, bill)| bill.cost)))
+}
+
+/// Before the fence: whoever writes entries locks their sum first, and nobody locks a run before that.
+async fn apply(tx: &mut TenantTx, turn: &Loaded, step: &StepDone, writer: &Writer<'_>) -> Result<Vec<Tried>, RunError> {
+    let changes = step.calls.iter().map(|result| {
+        let CallResult { call, changes, receipt, .. } = result;
+        (call.id, changes.clone(), receipt.as_ref())
+    });
+    changes::apply(tx, turn.storage_bytes_max, &changes.collect::<Vec<_>>(), writer.now).await
+}
+
+/// Calls in conflict run one after the other, each over what the calls before it have written: so a step whose calls all
+/// change one key is done after one more round. `Some`: the run must stop.
+async fn run_again(
+    driver: &Driver<'_>,
+    turn: &Loaded,
+    step: &mut StepDone,
+    rerun: &[usize],
+    tried: &[Tried],
+    halt: &mut (impl Future<Output = End> + Unpin),
+) -> Option<End> {
+    let mut stopped = None;
+    for &at in rerun {
+        let call = step.calls[at].call.clone();
+        if stopped.is_some() {
+            step.calls[at] = ended_around(call);
+            continue;
+        }
+        let counts = |before: &usize| rerun.contains(before) || tried.get(*before).is_some_and(Tried::is_applied);
+        let earlier = Overlay::of((0..at).filter(counts).flat_map(|before| &step.calls[before].changes));
+        let attempt = step.calls[at].receipt.as_ref().map_or(1, |receipt| receipt.attempt) + 1;
+        tracing::info!(tool_call.id = %call.id, attempt, "a call in conflict runs again");
+        let host = TenantHost::new(driver.tenant, &driver.runtime.0.store_reads);
+        let host = host.telling(call.id, &driver.teller).over(earlier);
+        let again = Try { attempt, host, left: driver.left() };
+        let running = driver.runtime.run_call(driver.tenant, turn, call.clone(), again);
+        let result = tokio::select! {
+            biased;
+            end = &mut *halt => { stopped = Some(end); ended_around(call) }
+            result = running => CallResult { untold: true, ..result },
+        };
+        step.calls[at] = result;
+    }
+    stopped
+}
+
+/// Its earlier try is void, and this one is none.
+fn ended_around(call: calls::NamedCall) -> CallResult {
+    CallResult { untold: true, ..calls::not_finished(call, "call.cancelled", "the run ended while the call ran again") }
+}
+
+/// What a step's commit makes true.
+fn told_of(turn: &Loaded, step: &StepDone, bill: &Bill) -> Vec<Truth> {
+    let settled = step.calls.iter().filter(|result| result.untold);
+    let mut truths: Vec<Truth> =
+        settled.map(|result| Truth::new("tool_call.completed", completed(turn, result))).collect();
+    let usage = RunUsage {
+        input_tokens: step.usage.input_tokens,
+        cached_input_tokens: step.usage.cached_input_tokens,
+        output_tokens: step.usage.output_tokens,
+        fuel: step.fuel(),
+    };
+    let cost = Money { amount: bill.cost, currency: turn.book.currency.clone() };
+    truths.push(Truth::new("step.completed", json!({"step": step.number, "usage": usage, "cost": cost})));
+    truths
+}
+
+/// The data of `tool_call.completed`.
+pub(crate) fn completed(turn: &Loaded, result: &CallResult) -> Value {
+    let billed = result.receipt.as_ref().map(|receipt| BilledReceipt {
+        receipt: receipt.clone(),
+        price: Money {
+            amount: billing_meter::usage::price_call(
+                &turn.book,
+                receipt.fuel_used,
+                receipt.memory_peak_bytes,
+                receipt.total_us,
+            ),
+            currency: turn.book.currency.clone(),
+        },
+        price_book: turn.book.version,
+    });
+    json!({"id": result.call.id, "outcome": result.outcome, "receipt": billed})
+}
+
+pub(crate) fn writer<'w>(driver: &Driver<'w>, turn: &'w Loaded) -> Writer<'w> {
+    let parts = &driver.runtime.0.parts;
+    let now = parts.clock.now();
+    Writer {
+        run: turn.run.id,
+        worker: driver.runtime.0.worker,
+        leased_until: now.plus(parts.settings.lease),
+        agent: turn.agent.id,
+        conversation: turn.run.conversation_id,
+        api_key: turn.run.private.api_key,
+        external_user_id: turn.run.external_user_id.as_deref(),
+        book: &turn.book,
+        ids: parts.ids.as_ref(),
+        now,
+    }
+}

@@ -1,0 +1,104 @@
+//! One question to the model: its text is told as it comes, its calls are collected.
+
+use domain::{MessageId, Problem, nul};
+use futures::StreamExt;
+use model_providers::{ModelEvent, ModelRef, ModelRequest, ProviderError, Usage, retry, tokens};
+
+use crate::{
+    drive::Driver,
+    load::{Loaded, request},
+    runs::{End, StopReason},
+    step::AskedCall,
+};
+
+/// What a model said, whole or cut.
+pub(crate) struct Reply {
+    pub(crate) model: ModelRef,
+    pub(crate) billed: String,
+    pub(crate) usage: Usage,
+    pub(crate) message: MessageId,
+    pub(crate) text: String,
+    pub(crate) calls: Vec<AskedCall>,
+    /// Why it was cut.
+    pub(crate) cut: Option<End>,
+}
+
+/// Asks the model and tells its text as it comes. `Err`: nothing came, and nothing is charged.
+pub(crate) async fn ask(
+    driver: &Driver<'_>,
+    turn: &mut Loaded,
+    halt: &mut (impl Future<Output = End> + Unpin),
+) -> Result<Reply, End> {
+    let failed = |error: &ProviderError| End::failed(StopReason::Error, error.code(), error.to_string());
+    let request = request(turn)?;
+    let candidates = turn.candidates.as_ref().map_err(failed)?;
+    let ids = driver.runtime.0.parts.ids.clone();
+    // The last 32 bits of an id are random.
+    let chance = move || f64::from(ids.uuid().as_u128() as u32) / f64::from(u32::MAX);
+    let tried: Vec<_> =
+        candidates.iter().map(|candidate| (candidate.model.clone(), candidate.provider.clone())).collect();
+    let (model, mut stream) = tokio::select! {
+        biased;
+        end = &mut *halt => return Err(end),
+        started = retry::start(&tried, request.clone(), &chance) => started.map_err(|error| failed(&error))?,
+    };
+    let billed = candidates.iter().find(|candidate| candidate.model == model).map(|candidate| candidate.billed.clone());
+    let mut reply = Reply {
+        billed: billed.unwrap_or_else(|| model.provider.clone()),
+        model,
+        usage: Usage::default(),
+        message: MessageId::new(driver.runtime.0.parts.ids.as_ref()),
+        text: String::new(),
+        calls: Vec::new(),
+        cut: None,
+    };
+    let ended = loop {
+        let event = tokio::select! {
+            biased;
+            end = &mut *halt => { reply.cut = Some(end); break false }
+            event = stream.next() => event,
+        };
+        match event {
+            Some(Ok(ModelEvent::Text(text))) => {
+                let text = nul::replaced(text);
+                driver.teller.delta(reply.message, &text);
+                reply.text.push_str(&text);
+            }
+            Some(Ok(ModelEvent::ToolCall { provider_id, name, arguments })) => {
+                reply.calls.push(AskedCall { provider_id, name, arguments });
+            }
+            Some(Ok(ModelEvent::End { usage, .. })) => {
+                reply.usage = usage;
+                break true;
+            }
+            Some(Err(error)) => {
+                reply.cut = Some(failed(&error));
+                break false;
+            }
+            None => {
+                reply.cut = Some(failed(&ProviderError::CutShort { provider: reply.model.provider.clone() }));
+                break false;
+            }
+        }
+    };
+    if !ended {
+        // What came was paid for; what was not reported is counted.
+        reply.usage = counted(&request, &reply);
+        reply.calls.clear();
+    }
+    if !reply.text.is_empty() {
+        driver.teller.said(reply.message, reply.text.clone());
+    }
+    Ok(reply)
+}
+
+fn counted(request: &ModelRequest, reply: &Reply) -> Usage {
+    let calls: u64 =
+        reply.calls.iter().map(|call| tokens::count(&call.name) + tokens::count(&call.arguments.to_string())).sum();
+    Usage {
+        input_tokens: tokens::count_request(request),
+        cached_input_tokens: 0,
+        output_tokens: tokens::count(&reply.text) + calls,
+        reported: false,
+    }
+}

@@ -1,0 +1,4 @@
+#![allow(warnings)]
+mod host;
+mod http;
+mod jar;

@@ -1,0 +1,442 @@
+//! One function a guest, of the guest's name: what each of its calls ends with. A file in `tests/guests` without a
+//! function here does not compile.
+
+use domain::Limits;
+use serde_json::json;
+
+use super::case::{Row, answers, crashes, denied, ends, errs, refused};
+
+/// A deadline that comes before any other limit.
+fn short(limits: &mut Limits) {
+    *limits = Limits { deadline_ms: 200, ..Limits::CEILING };
+}
+
+pub(super) fn ambient() -> Row {
+    Row::Calls(vec![answers("run", "nothing"), ends("read_on", "limit.host_calls")])
+}
+
+pub(super) fn bad_name() -> Row {
+    refused("toolbox.bad_function", "run it__now!")
+}
+
+pub(super) fn bad_requires() -> Row {
+    Row::Calls(vec![answers("run", "called")])
+}
+
+pub(super) fn bad_schema() -> Row {
+    refused("toolbox.bad_schema", "input-schema of `run`")
+}
+
+pub(super) fn bad_values() -> Row {
+    Row::Calls(vec![
+        crashes("not_utf8", "bad_value"),
+        crashes("log_not_utf8", "host_refused"),
+        crashes("log_outside", "host_refused"),
+        crashes("key_of_everything", "host_refused"),
+        crashes("parts_of_everything", "bad_value"),
+        ends("not_an_image", "tool.bad_result"),
+    ])
+}
+
+pub(super) fn big_memory() -> Row {
+    refused("toolbox.describe_failed", "limit.memory")
+}
+
+pub(super) fn big_random() -> Row {
+    Row::Calls(vec![ends("run", "limit.abi"), ends("insecure_bytes", "limit.abi")])
+}
+
+pub(super) fn big_table() -> Row {
+    refused("component.compile_failed", "table")
+}
+
+pub(super) fn bomb() -> Row {
+    refused("component.too_complex", "instances")
+}
+
+pub(super) fn bulk_memory() -> Row {
+    Row::Calls(vec![ends("run", "limit.fuel"), ends("copy", "limit.fuel"), ends("run", "limit.deadline").within(short)])
+}
+
+pub(super) fn collected() -> Row {
+    refused("component.compile_failed", "gc")
+}
+
+pub(super) fn config_reader() -> Row {
+    Row::Calls(vec![
+        denied("value", "denied.config").given(json!({"key": "unit"})),
+        answers("value", "km").given(json!({"key": "unit"})).config("unit", "km"),
+        denied("value", "denied.config").given(json!({"key": "other"})).config("unit", "km"),
+        answers("count", "0"),
+        answers("count", "1").config("unit", "km"),
+        ends("all_on", "limit.host_calls"),
+        ends("all_on", "limit.fuel").config("large", "x".repeat(60_000)),
+        ends("long_key", "limit.abi").given(json!({"bytes": 300_000})),
+        answers("long_key", "false").given(json!({"bytes": 200_000})).noting(&["config"]),
+    ])
+}
+
+pub(super) fn core_module() -> Row {
+    refused("component.core_module", "wasm32-wasip2")
+}
+
+pub(super) fn deep_json() -> Row {
+    Row::Calls(vec![
+        ends("lists", "tool.bad_result").given(json!({"depth": 100_000})),
+        ends("objects", "tool.bad_result").given(json!({"depth": 40_000})),
+        answers("lists", "structured").given(json!({"depth": 100})),
+    ])
+}
+
+pub(super) fn deep_types() -> Row {
+    refused("component.untranslatable_type", "nested")
+}
+
+pub(super) fn describe_asks() -> Row {
+    Row::Calls(vec![answers("run", "called")])
+}
+
+pub(super) fn describe_spins() -> Row {
+    refused("toolbox.describe_failed", "limit.fuel")
+}
+
+pub(super) fn describe_wild() -> Row {
+    refused("toolbox.describe_failed", "out of bounds")
+}
+
+pub(super) fn dirty_pages() -> Row {
+    Row::In("residue.rs")
+}
+
+pub(super) fn drop_order() -> Row {
+    Row::Calls(vec![
+        crashes("body_before_stream", "host_refused"),
+        crashes("finished_before_stream", "host_refused"),
+        answers("request_before_body", "dropped"),
+        crashes("stream_before_pollable", "host_refused"),
+        answers("twice", "false false"),
+        crashes("not_mine", "host_refused"),
+        crashes("double", "host_refused"),
+        crashes("wrong_type", "host_refused"),
+    ])
+}
+
+pub(super) fn dup_names() -> Row {
+    refused("toolbox.duplicate_function", "rename one")
+}
+
+pub(super) fn eat_memory() -> Row {
+    Row::Calls(vec![
+        ends("run", "limit.memory"),
+        ends("small_steps", "limit.memory"),
+        ends("no_steps", "limit.fuel"),
+        ends("one_step", "limit.memory"),
+        ends("grow_politely", "limit.memory"),
+        ends("allocate", "limit.memory"),
+    ])
+}
+
+pub(super) fn echo() -> Row {
+    Row::In("calls.rs")
+}
+
+pub(super) fn empty_writes() -> Row {
+    Row::Calls(vec![
+        ends("run", "limit.host_calls"),
+        ends("flushed", "limit.host_calls"),
+        ends("body", "limit.host_calls"),
+        ends("zeros", "limit.host_calls"),
+    ])
+}
+
+pub(super) fn exit() -> Row {
+    Row::Calls(vec![crashes("run", "exit"), crashes("failure", "exit")])
+}
+
+pub(super) fn fails() -> Row {
+    Row::Calls(vec![
+        errs("run", "preheat it first"),
+        errs("knock", "say `please`").given(json!({"word": "pretty"})),
+        answers("knock", "come in").given(json!({"word": "please"})),
+    ])
+}
+
+pub(super) fn handle_floods() -> Row {
+    Row::Calls(vec![
+        ends("inputs", "limit.handles"),
+        ends("requests", "limit.handles"),
+        ends("bodies", "limit.handles"),
+        ends("options", "limit.handles"),
+        ends("responses", "limit.handles"),
+        ends("subscriptions", "limit.handles"),
+        ends("clones", "limit.handles"),
+        ends("given_back", "limit.host_calls"),
+    ])
+}
+
+pub(super) fn http_client() -> Row {
+    Row::In("http")
+}
+
+pub(super) fn http_hostile() -> Row {
+    Row::In("http")
+}
+
+pub(super) fn huge_output() -> Row {
+    Row::Calls(vec![
+        ends("run", "limit.output"),
+        ends("one_mib", "limit.output"),
+        ends("text", "limit.output").given(json!({"bytes": 101})).within(|limits| limits.output_bytes = 100),
+        ends("many_parts", "limit.output"),
+        ends("structured", "limit.output").given(json!({"bytes": 300_000})),
+        ends("not_json", "tool.bad_result"),
+    ])
+}
+
+pub(super) fn huge_schema() -> Row {
+    refused("toolbox.bad_schema", "bytes")
+}
+
+pub(super) fn kv_acts() -> Row {
+    Row::In("key_value.rs")
+}
+
+pub(super) fn kv_flood() -> Row {
+    Row::In("key_value.rs")
+}
+
+pub(super) fn latin1_long() -> Row {
+    Row::Calls(vec![crashes("run", "bad_value")])
+}
+
+pub(super) fn log_flood() -> Row {
+    Row::Calls(vec![
+        ends("run", "limit.logs"),
+        ends("empty", "limit.host_calls"),
+        ends("by_level", "limit.logs"),
+        ends("context", "limit.logs"),
+        ends("one_line", "limit.abi"),
+    ])
+}
+
+pub(super) fn long_description() -> Row {
+    refused("toolbox.bad_function", "4097 bytes")
+}
+
+pub(super) fn many_fields() -> Row {
+    Row::Calls(vec![ends("run", "limit.handles"), answers("append", "Err")])
+}
+
+pub(super) fn many_functions() -> Row {
+    refused("toolbox.too_many_functions", "129")
+}
+
+pub(super) fn many_handles() -> Row {
+    Row::Calls(vec![
+        ends("run", "limit.handles"),
+        ends("streams", "limit.handles"),
+        answers("poll_many", "500").given(json!({"pollables": 500})),
+        ends("poll_many", "limit.handles").given(json!({"pollables": 5_000})),
+    ])
+}
+
+pub(super) fn many_tables() -> Row {
+    Row::Calls(vec![ends("run", "limit.memory")])
+}
+
+pub(super) fn memory64() -> Row {
+    refused("component.compile_failed", "memory")
+}
+
+pub(super) fn multi_memory() -> Row {
+    Row::Calls(vec![ends("run", "limit.memory")])
+}
+
+pub(super) fn no_toolbox() -> Row {
+    refused("component.no_toolbox", "guest SDK")
+}
+
+pub(super) fn panics() -> Row {
+    Row::Calls(vec![crashes("run", "unreachable")])
+}
+
+pub(super) fn poll_floods() -> Row {
+    Row::Calls(vec![
+        answers("same", "1000").given(json!({"times": 1_000})),
+        ends("same", "limit.abi").given(json!({"times": 1_000_000})),
+        crashes("nothing", "host_refused"),
+        ends("no_time", "limit.host_calls"),
+        ends("the_past", "limit.host_calls"),
+        ends("end_of_time", "limit.deadline").within(short),
+    ])
+}
+
+pub(super) fn post_return_spins() -> Row {
+    Row::Calls(vec![ends("run", "limit.fuel"), ends("run", "limit.deadline").within(short)])
+}
+
+pub(super) fn post_return_traps() -> Row {
+    Row::Calls(vec![crashes("run", "unreachable")])
+}
+
+pub(super) fn progress_flood() -> Row {
+    Row::In("progress.rs")
+}
+
+pub(super) fn random_flood() -> Row {
+    Row::Calls(vec![
+        ends("run", "limit.host_calls"),
+        ends("insecure_pieces", "limit.host_calls"),
+        ends("nothing", "limit.host_calls"),
+    ])
+}
+
+pub(super) fn read_ungranted() -> Row {
+    Row::In("calls.rs")
+}
+
+pub(super) fn realloc_calls_host() -> Row {
+    Row::Calls(vec![crashes("run", "cannot_leave_component")])
+}
+
+pub(super) fn realloc_spins() -> Row {
+    Row::Calls(vec![ends("run", "limit.fuel")])
+}
+
+pub(super) fn realloc_traps() -> Row {
+    Row::Calls(vec![crashes("run", "unreachable")])
+}
+
+pub(super) fn realloc_wild() -> Row {
+    Row::Calls(vec![crashes("run", "bad_value")])
+}
+
+pub(super) fn record_changed() -> Row {
+    Row::In("replay.rs")
+}
+
+pub(super) fn record_inputs() -> Row {
+    Row::In("replay.rs")
+}
+
+pub(super) fn recurse() -> Row {
+    Row::Calls(vec![ends("run", "limit.stack"), crashes("wide", "memory_out_of_bounds")])
+}
+
+pub(super) fn schema_bomb() -> Row {
+    refused("toolbox.bad_schema", "unfolds to more than")
+}
+
+pub(super) fn scratch_doors() -> Row {
+    Row::In("scratch.rs")
+}
+
+pub(super) fn scratch_torture() -> Row {
+    Row::In("scratch.rs")
+}
+
+pub(super) fn scratch_use() -> Row {
+    Row::In("scratch.rs")
+}
+
+pub(super) fn secret_reader() -> Row {
+    Row::In("secrets.rs")
+}
+
+pub(super) fn shared_memory() -> Row {
+    refused("component.compile_failed", "shared")
+}
+
+pub(super) fn sleep_long() -> Row {
+    Row::Calls(vec![
+        ends("run", "limit.deadline").within(|limits| limits.deadline_ms = 200),
+        ends("busy_clock", "limit.deadline").within(short),
+    ])
+}
+
+pub(super) fn slow_host_calls() -> Row {
+    Row::Calls(vec![
+        ends("run", "limit.host_calls"),
+        ends("clock", "limit.host_calls"),
+        ends("who", "limit.host_calls"),
+        ends("run", "limit.fuel").within(|limits| limits.fuel = 10_000_000),
+    ])
+}
+
+pub(super) fn sockets() -> Row {
+    Row::Calls(vec![
+        denied("tcp", "denied.network").given(json!({"address": "127.0.0.1:8080"})),
+        denied("tcp", "denied.network").given(json!({"address": "[::1]:8080"})),
+        denied("tcp", "denied.network").given(json!({"address": "169.254.169.254:80"})),
+        denied("listen", "denied.network"),
+        denied("udp", "denied.network").given(json!({"address": "127.0.0.1:53"})),
+        denied("name", "denied.network").given(json!({"name": "localhost"})),
+        ends("many_tcp", "limit.handles").noting(&["network"]),
+        ends("many_udp", "limit.handles").noting(&["network"]),
+        ends("many_names", "limit.host_calls").noting(&["network"]),
+    ])
+}
+
+pub(super) fn spin() -> Row {
+    Row::Calls(vec![ends("run", "limit.fuel"), ends("run", "limit.deadline").within(short)])
+}
+
+pub(super) fn start_spins() -> Row {
+    refused("toolbox.describe_failed", "limit.fuel")
+}
+
+pub(super) fn start_traps() -> Row {
+    refused("toolbox.describe_failed", "unreachable")
+}
+
+pub(super) fn stdout_flood() -> Row {
+    Row::Calls(vec![ends("run", "limit.logs"), ends("stderr", "limit.logs"), ends("stubborn", "limit.logs")])
+}
+
+pub(super) fn table_growth() -> Row {
+    Row::Calls(vec![ends("run", "limit.memory")])
+}
+
+pub(super) fn traps() -> Row {
+    Row::Calls(vec![
+        crashes("run", "unreachable"),
+        crashes("out_of_bounds", "memory_out_of_bounds"),
+        crashes("wild_pointer", "bad_value"),
+    ])
+}
+
+pub(super) fn typed_hostile() -> Row {
+    Row::In("typed.rs")
+}
+
+pub(super) fn typed_misbehaves() -> Row {
+    Row::In("typed.rs")
+}
+
+pub(super) fn typed_resource() -> Row {
+    Row::In("typed.rs")
+}
+
+pub(super) fn typed_shapes() -> Row {
+    Row::In("typed.rs")
+}
+
+pub(super) fn unknown_import() -> Row {
+    refused("component.unknown_import", "`acme:unknown/thing@1.0.0`")
+}
+
+pub(super) fn utf16() -> Row {
+    Row::Calls(vec![answers("run", "héllo\u{1F600}")])
+}
+
+pub(super) fn utf16_half() -> Row {
+    Row::Calls(vec![crashes("run", "bad_value")])
+}
+
+pub(super) fn utf16_odd() -> Row {
+    Row::Calls(vec![crashes("run", "bad_value")])
+}
+
+pub(super) fn zero_parts() -> Row {
+    Row::Calls(vec![ends("run", "limit.output")])
+}

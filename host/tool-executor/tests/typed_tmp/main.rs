@@ -1,0 +1,3 @@
+#![allow(clippy::unwrap_used, dead_code)]
+mod jar;
+mod typed;

@@ -1,0 +1,145 @@
+//! A quiet tenant's tool calls beside a loud one, over HTTP: alone, and beside 64 spinning calls and 20 compile bombs.
+
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicBool, AtomicUsize, Ordering},
+    },
+    time::{Duration, Instant},
+};
+
+use anyhow::{Context, Result, ensure};
+use serde_json::json;
+
+use crate::{
+    Place,
+    figures::{median, ms, percentile},
+    server::{Server, Tenant, components},
+};
+
+const ROUNDS: usize = 5;
+/// The victim's calls in a round, one every `PACE`.
+const CALLS: usize = 400;
+const PACE: Duration = Duration::from_millis(20);
+const SPINNERS: usize = 64;
+const BOMBS: usize = 20;
+/// The victim's p99 may be this many times what it is alone, or this much more.
+const FACTOR: u32 = 2;
+const MORE: Duration = Duration::from_millis(5);
+
+pub(crate) async fn run(place: &Place) -> Result<()> {
+    let server = Server::start(place, &[]).await?;
+    let (victim, attacker) = (server.tenant("victim").await?, server.tenant("attacker").await?);
+    let component = |wanted: &str| -> Result<Vec<u8>> {
+        let found = components(place)?.into_iter().find(|(name, _)| name == wanted);
+        Ok(found.with_context(|| format!("{wanted}.wasm"))?.1)
+    };
+    victim.upload("calc", component("calc")?).await?.made()?;
+    attacker.upload("spin", component("spin")?).await?.made()?;
+    calls(&victim, 100).await?;
+
+    let (mut quiet, mut loud) = (Vec::new(), Vec::new());
+    let attack = Attack::default();
+    for _ in 0..ROUNDS {
+        quiet.push(calls(&victim, CALLS).await?);
+        let under_way = attack.begin(&attacker);
+        // The spinners are in their places, and the first bomb compiles.
+        tokio::time::sleep(Duration::from_secs(2)).await;
+        loud.push(calls(&victim, CALLS).await?);
+        attack.stop.store(true, Ordering::Relaxed);
+        under_way.await?;
+        attack.stop.store(false, Ordering::Relaxed);
+    }
+    server.stop().await?;
+
+    let line = |name: &str, rounds: &mut [Vec<Duration>]| {
+        let mut at =
+            |percent| median(&mut rounds.iter_mut().map(|round| percentile(round, percent)).collect::<Vec<_>>());
+        let (p50, p99) = (at(50.0), at(99.0));
+        println!("| {name} | {} | {} |", ms(p50), ms(p99));
+        p99
+    };
+    println!("| victim | p50 ms | p99 ms |\n|---|---|---|");
+    let alone = line("alone", &mut quiet);
+    let beside = line("beside the attack", &mut loud);
+    let bound = (alone * FACTOR).max(alone + MORE);
+    println!("| bound | | {} |", ms(bound));
+    let (spins, bombs) = (attack.spins.load(Ordering::Relaxed), attack.bombs.load(Ordering::Relaxed));
+    println!(
+        "\n{ROUNDS} interleaved rounds of {CALLS} calls; {spins} spinning calls and {bombs} bombs ended meanwhile."
+    );
+    ensure!(beside <= bound, "the victim's p99 is {} ms, more than {} ms", ms(beside), ms(bound));
+    Ok(())
+}
+
+/// One call every `PACE`, whether the one before has ended or not: a slow answer does not hide the next.
+async fn calls(victim: &Tenant, calls: usize) -> Result<Vec<Duration>> {
+    let mut ticks = tokio::time::interval(PACE);
+    let mut tasks = tokio::task::JoinSet::new();
+    for _ in 0..calls {
+        ticks.tick().await;
+        let victim = victim.clone();
+        tasks.spawn(async move {
+            let began = Instant::now();
+            let body = json!({"function": "evaluate", "arguments": {"expression": "(19.99 * 3 - 5) / 4"}});
+            let answer = victim.call("calc", body).await?.made()?;
+            ensure!(answer["outcome"]["status"] == "ok", "the victim's call: {answer}");
+            Ok(began.elapsed())
+        });
+    }
+    tasks.join_all().await.into_iter().collect()
+}
+
+/// What the other tenant does meanwhile.
+#[derive(Default, Clone)]
+struct Attack {
+    stop: Arc<AtomicBool>,
+    spins: Arc<AtomicUsize>,
+    bombs: Arc<AtomicUsize>,
+}
+
+impl Attack {
+    fn begin(&self, attacker: &Tenant) -> impl Future<Output = Result<()>> + use<> {
+        let mut tasks = tokio::task::JoinSet::new();
+        for _ in 0..SPINNERS {
+            let (attack, attacker) = (self.clone(), attacker.clone());
+            tasks.spawn(async move {
+                while !attack.stop.load(Ordering::Relaxed) {
+                    // As long as a plan allows.
+                    let limits = json!({"deadline_ms": 2_000, "fuel": 100_000_000_000_u64});
+                    // Whether it is refused or ends at its deadline: it is tried again.
+                    attacker.call("spin", json!({"function": "run", "limits": limits})).await?;
+                    attack.spins.fetch_add(1, Ordering::Relaxed);
+                }
+                anyhow::Ok(())
+            });
+        }
+        for bomb in 0..BOMBS {
+            let (attack, attacker) = (self.clone(), attacker.clone());
+            tasks.spawn(async move {
+                while !attack.stop.load(Ordering::Relaxed) {
+                    let salt = (bomb + attack.bombs.fetch_add(1, Ordering::Relaxed) * BOMBS) as u32;
+                    let tool = format!("bomb-{bomb}");
+                    let upload = attacker.upload(&tool, kit::compile_bomb(salt));
+                    tokio::select! {
+                        answer = upload => { answer?; }
+                        () = attack.stopped() => {}
+                    }
+                }
+                anyhow::Ok(())
+            });
+        }
+        async move {
+            while let Some(done) = tasks.join_next().await {
+                done??;
+            }
+            Ok(())
+        }
+    }
+
+    async fn stopped(&self) {
+        while !self.stop.load(Ordering::Relaxed) {
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+    }
+}
