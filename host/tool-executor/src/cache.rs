@@ -123,7 +123,8 @@ impl Jar {
         let load = async { self.load_from_disk(artifact).await.map_err(FindError) };
         match self.cache.memory.try_get_with(artifact, load).await {
             Ok(loaded) => Ok(Some(loaded)),
-            Err(error) if matches!(error.0, LoadError::Missing | LoadError::Unusable(_)) => Ok(None),
+            // What was refused is refused again by whoever has its bytes, in words for its author.
+            Err(error) if !matches!(error.0, LoadError::Failed(_)) => Ok(None),
             Err(error) => Err(error),
         }
     }

@@ -1,6 +1,8 @@
 //! The structural check: one pass over the bytes before any compiler sees them. It bounds what nested components unfold
 //! to, names what this host cannot link, and says what to do about everything else that is not a tool.
 
+mod types;
+
 use tool_api::Rejection;
 use wasmparser::{
     ComponentAlias, ComponentExternalKind, ComponentInstance, ComponentOuterAliasKind, ComponentTypeRef, Encoding,
@@ -41,7 +43,7 @@ pub(crate) fn check(bytes: &[u8]) -> Result<(), Rejection> {
     recognise(bytes)?;
     let mut check = Check::default();
     for payload in Parser::new(0).parse_all(bytes) {
-        check.payload(payload.map_err(broken)?)?;
+        check.payload(payload.map_err(broken)?, bytes)?;
     }
     check.finish()
 }
@@ -49,7 +51,8 @@ pub(crate) fn check(bytes: &[u8]) -> Result<(), Rejection> {
 /// `belljar:tool@0.1.0` for the export of a toolbox that this host can call.
 pub(crate) fn contract_of(export: &str) -> Option<String> {
     let (interface, version) = export.split_once('@')?;
-    (interface == TOOLBOX && SERIES.iter().any(|series| fits(series, version))).then(|| format!("belljar:tool@{version}"))
+    (interface == TOOLBOX && SERIES.iter().any(|series| fits(series, version)))
+        .then(|| format!("belljar:tool@{version}"))
 }
 
 /// A component with nothing to call. `exports` are the names at its root.
@@ -128,12 +131,14 @@ struct Part {
     is_component: bool,
     /// Its index space of components: how many instances each makes; `None` when it comes from outside.
     components: Vec<Option<u64>>,
+    /// Its index space of types: whether each is that of an instance with nothing but types.
+    types: Vec<bool>,
     /// Instances that one instantiation of this part makes, its own not counted.
     instances: u64,
 }
 
 impl Check {
-    fn payload(&mut self, payload: Payload<'_>) -> Result<(), Rejection> {
+    fn payload(&mut self, payload: Payload<'_>, bytes: &[u8]) -> Result<(), Rejection> {
         match payload {
             Payload::Version { encoding, .. } => self.begin(encoding == Encoding::Component),
             Payload::End(_) => {
@@ -167,6 +172,8 @@ impl Check {
                             let target = self.component(count as usize, index);
                             self.define(target);
                         }
+                        ComponentAlias::InstanceExport { kind: ComponentExternalKind::Type, .. }
+                        | ComponentAlias::Outer { kind: ComponentOuterAliasKind::Type, .. } => self.define_type(false),
                         _ => {}
                     }
                 }
@@ -178,11 +185,13 @@ impl Check {
                 }
                 for import in section {
                     let import = import.map_err(broken)?;
-                    if self.open.len() == 1 && !is_linked(import.name.name) {
+                    if self.open.len() == 1 && !is_linked(import.name.name) && !self.holds_only_types(import.ty) {
                         self.unknown.push(import.name.name.into());
                     }
-                    if matches!(import.ty, ComponentTypeRef::Component(_)) {
-                        self.define(None);
+                    match import.ty {
+                        ComponentTypeRef::Component(_) => self.define(None),
+                        ComponentTypeRef::Type(_) => self.define_type(false),
+                        _ => {}
                     }
                 }
                 Ok(())
@@ -201,16 +210,23 @@ impl Check {
                         self.exports.push(name.into());
                     }
                     // An export adds to the index space that it exports from.
-                    if export.kind == ComponentExternalKind::Component {
-                        let target = self.component(0, export.index);
-                        self.define(target);
+                    match export.kind {
+                        ComponentExternalKind::Component => {
+                            let target = self.component(0, export.index);
+                            self.define(target);
+                        }
+                        ComponentExternalKind::Type => self.define_type(false),
+                        _ => {}
                     }
                 }
                 Ok(())
             }
             Payload::TypeSection(section) => count(&mut self.types, section.count(), TYPES_MAX, "types"),
             Payload::CoreTypeSection(section) => count(&mut self.types, section.count(), TYPES_MAX, "types"),
-            Payload::ComponentTypeSection(section) => count(&mut self.types, section.count(), TYPES_MAX, "types"),
+            Payload::ComponentTypeSection(section) => {
+                count(&mut self.types, section.count(), TYPES_MAX, "types")?;
+                types::read(bytes, section.range(), |only_types| self.define_type(only_types))
+            }
             Payload::ImportSection(section) => {
                 count(&mut self.names, section.count(), NAMES_MAX, "imports and exports")
             }
@@ -239,7 +255,7 @@ impl Check {
         if self.open.len() >= DEPTH_MAX {
             return Err(too_complex(format_args!("components are nested more than {DEPTH_MAX} deep")));
         }
-        self.open.push(Part { is_component, components: Vec::new(), instances: 0 });
+        self.open.push(Part { is_component, components: Vec::new(), types: Vec::new(), instances: 0 });
         Ok(())
     }
 
@@ -270,6 +286,20 @@ impl Check {
         if let Some(part) = self.open.last_mut() {
             part.components.push(instances);
         }
+    }
+
+    /// Adds a type to the index space of the part that is being read.
+    fn define_type(&mut self, only_types: bool) {
+        if let Some(part) = self.open.last_mut() {
+            part.types.push(only_types);
+        }
+    }
+
+    /// Whether an import of this type needs nothing of a host. An interface that takes its types from another one imports
+    /// that one, though it only names it.
+    fn holds_only_types(&self, import: ComponentTypeRef) -> bool {
+        let ComponentTypeRef::Instance(index) = import else { return false };
+        self.open.last().and_then(|part| part.types.get(index as usize)).is_some_and(|only_types| *only_types)
     }
 
     /// A component of the part `outwards` levels around the one that is being read.
@@ -321,130 +351,4 @@ fn fits(linked: &str, version: &str) -> bool {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn refusal(wat: &str) -> String {
-        check(&wat::parse_str(wat).unwrap()).unwrap_err().code
-    }
-
-    #[test]
-    fn what_is_not_a_component_is_told_so() {
-        for (bytes, code) in [
-            (b"".as_slice(), "component.not_wasm"),
-            (b"(component)", "component.not_wasm"),
-            (b"\x7fELF\x02\x01\x01", "component.not_wasm"),
-            (b"#!/bin/sh", "component.not_wasm"),
-            (b"\0asm\x01\0\0\0", "component.core_module"),
-            (b"\0asm\x0d\0\x01\0\xff\xff", "component.not_wasm"),
-            (b"\0asm\x0d\0\x01\0", "component.no_toolbox"),
-        ] {
-            assert_eq!(check(bytes).unwrap_err().code, code, "{bytes:?}");
-        }
-    }
-
-    #[test]
-    fn imports_are_known_by_package_and_version() {
-        for (import, linked) in [
-            ("wasi:cli/environment@0.2.0", true),
-            ("wasi:cli/environment@0.2.99", true),
-            ("wasi:cli/environment@0.3.0", false),
-            ("wasi:cli/environment@0.2.0-rc", false),
-            ("wasi:cli/environment", false),
-            ("wasi:logging/logging", true),
-            ("wasi:logging/logging@0.1.0-draft", true),
-            ("wasi:keyvalue/store@0.2.0-draft", true),
-            ("wasi:keyvalue/store@0.2.0-draft2", false),
-            ("wasi:config/store@0.2.0-rc.1", true),
-            ("belljar:tool/context@0.1.0", true),
-            ("belljar:tool/context@1.0.0", true),
-            ("belljar:tool/context@2.0.0", false),
-            ("acme:db/sql@0.2.0", false),
-            ("a-function", false),
-        ] {
-            assert_eq!(is_linked(import), linked, "{import}");
-        }
-        let unknown = r#"(component (import "acme:db/sql@1.0.0" (instance)) (import "wasi:io/poll@0.2.3" (instance)))"#;
-        let rejection = check(&wat::parse_str(unknown).unwrap()).unwrap_err();
-        assert_eq!(rejection.code, "component.unknown_import");
-        assert!(rejection.detail.contains("`acme:db/sql@1.0.0`"), "{rejection}");
-        assert!(!rejection.detail.contains("wasi:io/poll"), "{rejection}");
-    }
-
-    #[test]
-    fn a_toolbox_is_known_by_name_and_series() {
-        assert_eq!(contract_of("belljar:tool/toolbox@0.1.7").as_deref(), Some("belljar:tool@0.1.7"));
-        assert_eq!(contract_of("belljar:tool/toolbox@1.0.0").as_deref(), Some("belljar:tool@1.0.0"));
-        assert_eq!(contract_of("belljar:tool/toolbox@0.2.0"), None);
-        assert_eq!(contract_of("belljar:tool/toolbox"), None);
-        assert_eq!(contract_of("acme:tool/toolbox@0.1.0"), None);
-    }
-
-    #[test]
-    fn what_has_nothing_to_call_is_told_what_it_is() {
-        let exporting = |name: &str| format!(r#"(component (instance $i) (export "{name}" (instance $i)))"#);
-        for (name, words) in [
-            ("wasi:cli/run@0.2.3", "`main`"),
-            ("wasi:http/incoming-handler@0.2.0", "web server"),
-            ("belljar:tool/toolbox@2.0.0", "version"),
-            ("belljar:tool/other@1.0.0", "exports nothing"),
-        ] {
-            let rejection = check(&wat::parse_str(exporting(name)).unwrap()).unwrap_err();
-            assert_eq!(rejection.code, "component.no_toolbox");
-            for words in [words, "SDK", "WIT"] {
-                assert!(rejection.detail.contains(words), "{name}: {rejection}");
-            }
-        }
-        for callable in [
-            exporting("acme:math/ops@1.0.0"),
-            exporting("belljar:tool/toolbox@1.0.0"),
-            format!(r#"(component {TRIVIAL} (export "f" (func $f)))"#),
-        ] {
-            check(&wat::parse_str(callable).unwrap()).unwrap();
-        }
-    }
-
-    /// A function `$f` that does nothing.
-    const TRIVIAL: &str = r#"(core module $m (func (export "f"))) (core instance $i (instantiate $m))
-        (func $f (canon lift (core func $i "f")))"#;
-
-    /// Each level instantiates the one below ten times.
-    pub(crate) fn billion_laughs(levels: usize) -> String {
-        let mut wat = String::from("(component $c0 (core module $m) (core instance (instantiate $m)))");
-        for level in 1..=levels {
-            let instances = format!("(instance (instantiate $c{}))", level - 1).repeat(10);
-            wat = format!("(component $c{level} {wat} {instances})");
-        }
-        wat
-    }
-
-    #[test]
-    fn nested_components_are_multiplied_out() {
-        assert_eq!(refusal(&billion_laughs(1)), "component.no_toolbox");
-        assert_eq!(refusal(&billion_laughs(3)), "component.too_complex");
-        assert_eq!(refusal(&billion_laughs(8)), "component.too_complex");
-        // By aliases of an outer component, and through an export that renames it.
-        let laughs = "(instance (instantiate $a))".repeat(20);
-        let by_alias = format!(
-            r#"(component
-                (component $a (core module $m) (core instance (instantiate $m)))
-                (component $b (alias outer 1 0 (component $a)) {laughs})
-                (export $c "c" (component $b))
-                {} )"#,
-            "(instance (instantiate $c))".repeat(20)
-        );
-        assert_eq!(refusal(&by_alias), "component.too_complex");
-        let from_outside = r#"(component (component $a (import "c" (component $c)) (instance (instantiate $c))))"#;
-        assert_eq!(refusal(from_outside), "component.too_complex");
-        let deep = (0..DEPTH_MAX).fold("(component)".to_owned(), |inner, _| format!("(component {inner})"));
-        assert_eq!(refusal(&deep), "component.too_complex");
-    }
-
-    #[test]
-    fn functions_are_bounded() {
-        let locals = format!("(component (core module (func (local {}))))", "i32 ".repeat(10_001));
-        assert_eq!(refusal(&locals), "component.too_complex");
-        let body = format!("(component (core module (func {})))", "nop ".repeat(BODY_BYTES_MAX));
-        assert_eq!(refusal(&body), "component.too_complex");
-    }
-}
+mod tests;

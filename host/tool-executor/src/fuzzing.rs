@@ -29,7 +29,9 @@ pub fn upload_check(bytes: &[u8]) {
 /// component of types alone will do.
 pub fn types_schema(component: &[u8]) {
     static ENGINE: OnceLock<Engine> = OnceLock::new();
-    if check::check(component).is_err_and(|rejection| rejection.code == "component.too_complex") {
+    if let Err(rejection) = check::check(component)
+        && !matches!(rejection.code.as_str(), "component.no_toolbox" | "component.unknown_import")
+    {
         return;
     }
     #[expect(clippy::unwrap_used, reason = "without an engine there is nothing to try")]

@@ -28,9 +28,9 @@ use http::{HeaderMap, HeaderValue};
 /// Shortest secret that is looked for, in bytes. A shorter one occurs by chance in ordinary answers: what is left of
 /// them would be useless, and the gaps would confirm a guess.
 const SECRET_BYTES_MIN: usize = 6;
-/// Most that one call's secrets may have together, in bytes. Their forms are about eight times that, and an automaton of
-/// them some twenty times more.
-const SECRETS_BYTES_MAX: usize = 16 << 10;
+/// All forms that are looked for together, in bytes. An automaton takes about sixty times as much memory while it is
+/// made. Where the room ends, the longest secrets are looked for by their exact bytes alone.
+const FORMS_BYTES_MAX: usize = 256 << 10;
 /// What stands in a text or a header in place of a secret.
 const IN_PLACE: &str = "[secret]";
 /// What stands in a body in place of each byte of a secret: the body keeps its length, which its head has told.
@@ -38,58 +38,55 @@ const MASK: u8 = b'*';
 
 /// The forms of some secrets, ready to be found in one pass.
 pub(crate) struct Redactor {
-    /// `None`: nothing to look for.
-    automaton: Option<NFA>,
+    sought: Sought,
     start: StateID,
     /// How much of the longest form that may begin in the bytes so far lies behind them, by state.
     depths: HashMap<StateID, usize>,
 }
 
-/// What would take too much memory to be looked for cannot be kept from coming back.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-#[error("the call's secrets have more than {SECRETS_BYTES_MAX} bytes together; bind or grant fewer")]
-pub(crate) struct TooMuch;
+enum Sought {
+    Nothing,
+    Forms(Box<NFA>),
+    /// There are too many secrets to look for: all bytes are taken out.
+    Everything,
+}
 
 impl Redactor {
     /// `values` are secrets in the clear; `basic` are users and passwords as they are sent together.
     pub(crate) fn new<'s>(
         values: impl IntoIterator<Item = &'s str>,
         basic: impl IntoIterator<Item = (&'s str, &'s str)>,
-    ) -> Result<Redactor, TooMuch> {
-        let values: BTreeSet<&str> = values.into_iter().filter(|value| value.len() >= SECRET_BYTES_MIN).collect();
-        let basic: BTreeSet<_> = basic.into_iter().filter(|(_, password)| password.len() >= SECRET_BYTES_MIN).collect();
-        let passwords = basic.iter().map(|(user, password)| user.len() + password.len());
-        if values.iter().map(|value| value.len()).chain(passwords).sum::<usize>() > SECRETS_BYTES_MAX {
-            return Err(TooMuch);
+    ) -> Redactor {
+        let forms = forms(
+            values.into_iter().filter(|value| value.len() >= SECRET_BYTES_MIN).collect(),
+            basic.into_iter().filter(|(_, password)| password.len() >= SECRET_BYTES_MIN).collect(),
+        );
+        let mut redactor = Redactor { sought: Sought::Nothing, start: StateID::default(), depths: HashMap::new() };
+        if forms.as_ref().is_some_and(BTreeSet::is_empty) {
+            return redactor;
         }
-        let mut forms = BTreeSet::new();
-        for value in values {
-            add_forms(value, &mut forms);
-        }
-        for (user, password) in basic {
-            add_base64(format!("{user}:{password}").as_bytes(), &mut forms);
-        }
-        let automaton = match forms.is_empty() {
-            true => None,
-            false => Some(NFA::new(&forms).map_err(|_| TooMuch)?),
+        let automaton = forms.as_ref().and_then(|forms| NFA::new(forms).ok());
+        let start = automaton.as_ref().and_then(|automaton| automaton.start_state(Anchored::No).ok());
+        let (Some(forms), Some(automaton), Some(start)) = (forms, automaton, start) else {
+            return Redactor { sought: Sought::Everything, ..redactor };
         };
-        let start =
-            automaton.as_ref().and_then(|automaton| automaton.start_state(Anchored::No).ok()).unwrap_or_default();
-        let mut depths = HashMap::new();
-        if let Some(automaton) = &automaton {
-            for form in &forms {
-                let mut state = start;
-                for (depth, byte) in form.iter().enumerate() {
-                    state = automaton.next_state(Anchored::No, state, *byte);
-                    depths.insert(state, depth + 1);
-                }
+        for form in &forms {
+            let mut state = start;
+            for (depth, byte) in form.iter().enumerate() {
+                state = automaton.next_state(Anchored::No, state, *byte);
+                redactor.depths.insert(state, depth + 1);
             }
         }
-        Ok(Redactor { automaton, start, depths })
+        Redactor { sought: Sought::Forms(Box::new(automaton)), start, ..redactor }
     }
 
     pub(crate) fn is_empty(&self) -> bool {
-        self.automaton.is_none()
+        matches!(self.sought, Sought::Nothing)
+    }
+
+    /// Nothing that comes back could be of use.
+    pub(crate) fn is_blind(&self) -> bool {
+        matches!(self.sought, Sought::Everything)
     }
 
     pub(crate) fn text(&self, text: &str) -> String {
@@ -110,6 +107,9 @@ impl Redactor {
 
     /// `None`: there is nothing to replace. A text may have been cut: a secret's first part at its end counts too.
     fn replaced(&self, bytes: &[u8]) -> Option<Vec<u8>> {
+        if self.is_blind() {
+            return Some(IN_PLACE.into());
+        }
         let mut state = self.start;
         let mut found = self.find(&mut state, bytes, 0);
         let begun = self.depth(state);
@@ -132,7 +132,7 @@ impl Redactor {
     /// What secrets cover in `bytes`, in order. `before` bytes came in front of them; ranges count from there.
     fn find(&self, state: &mut StateID, bytes: &[u8], before: usize) -> Vec<Range<usize>> {
         let mut found = Vec::new();
-        let Some(automaton) = &self.automaton else { return found };
+        let Sought::Forms(automaton) = &self.sought else { return found };
         for (index, byte) in bytes.iter().enumerate() {
             *state = automaton.next_state(Anchored::No, *state, *byte);
             if automaton.is_special(*state) && automaton.is_match(*state) {
@@ -175,6 +175,9 @@ impl Redaction {
 
     /// What may pass now.
     pub(crate) fn push(&mut self, piece: Bytes) -> Bytes {
+        if self.redactor.is_blind() {
+            return vec![MASK; piece.len()].into();
+        }
         let found = self.redactor.find(&mut self.state, &piece, self.held.len());
         let begun = self.redactor.depth(self.state);
         if self.held.is_empty() && found.is_empty() && begun == 0 {
@@ -200,6 +203,28 @@ impl Redaction {
         self.state = self.redactor.start;
         self.held.split().freeze()
     }
+}
+
+/// `None`: more than can be looked for.
+fn forms(mut values: Vec<&str>, basic: Vec<(&str, &str)>) -> Option<BTreeSet<Vec<u8>>> {
+    let bytes = |forms: &BTreeSet<Vec<u8>>| forms.iter().map(Vec::len).sum::<usize>();
+    let mut forms: BTreeSet<Vec<u8>> = values.iter().map(|value| value.as_bytes().into()).collect();
+    for (user, password) in basic {
+        add_base64(format!("{user}:{password}").as_bytes(), &mut forms);
+    }
+    let mut room = FORMS_BYTES_MAX.checked_sub(bytes(&forms))?;
+    values.sort_unstable_by_key(|value| (value.len(), *value));
+    values.dedup();
+    for value in values {
+        let mut own = BTreeSet::new();
+        add_forms(value, &mut own);
+        match room.checked_sub(bytes(&own)) {
+            Some(rest) => room = rest,
+            None => break,
+        }
+        forms.append(&mut own);
+    }
+    Some(forms)
 }
 
 fn add_forms(value: &str, forms: &mut BTreeSet<Vec<u8>>) {

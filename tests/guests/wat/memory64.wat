@@ -1,7 +1,7 @@
 ;; Has a memory with addresses of 64 bits, which no tool needs.
 (component
+  (core module $wide (memory i64 1))
   (core module $main
-    (memory $wide i64 1)
     (memory (export "memory") 1)
     (global $free (mut i32) (i32.const 0x1000))
     (func (export "realloc") (param i32 i32 i32 i32) (result i32)

@@ -1,7 +1,7 @@
 ;; Has a memory for several threads, which no tool has.
 (component
+  (core module $shared (memory 1 1 shared))
   (core module $main
-    (memory $shared 1 1 shared)
     (memory (export "memory") 1)
     (global $free (mut i32) (i32.const 0x1000))
     (func (export "realloc") (param i32 i32 i32 i32) (result i32)

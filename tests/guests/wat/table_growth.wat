@@ -1,4 +1,4 @@
-;; Grows its table until it may not: `run` never answers. Elements of tables are memory of the host.
+;; Grows its one table until that is refused, as by any engine, and traps.
 (component
   (core module $main
     (table $table 0 funcref)

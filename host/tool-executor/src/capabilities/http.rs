@@ -33,7 +33,7 @@ use wasmtime_wasi_http::{
 use crate::{
     capabilities::{denied::Grant, ledger::use_of},
     meter::LimitReached,
-    redact::{Redactor, TooMuch},
+    redact::Redactor,
     replay,
     sandbox::{CallView, Sandbox},
 };
@@ -62,7 +62,7 @@ pub(crate) struct Outgoing {
     traffic: Arc<Traffic>,
     connections: Arc<Semaphore>,
     entries: Vec<Entry>,
-    secrets: OnceLock<Result<Secrets, TooMuch>>,
+    secrets: OnceLock<Secrets>,
 }
 
 /// What is taken out of answers. `None` where there is nothing.
@@ -169,10 +169,10 @@ impl Sandbox {
         request: HostOutgoingRequest,
         options: RequestOptions,
     ) -> wasmtime::Result<HostFutureIncomingResponse> {
-        let secrets = match self.secrets() {
-            Ok(secrets) => secrets,
-            Err(too_much) => return Ok(self.refused(&Refusal::TooMuch(too_much), None)),
-        };
+        let secrets = self.secrets();
+        if secrets.opened.as_ref().is_some_and(|opened| opened.is_blind()) {
+            return Ok(self.refused(&Refusal::TooManySecrets, None));
+        }
         let Ok(method): Result<Method, _> = request.method.try_into() else {
             return Ok(HostFutureIncomingResponse::Ready(Err(Error::HttpRequestMethodInvalid)));
         };
@@ -226,11 +226,12 @@ impl Sandbox {
         length: Option<u64>,
         options: RequestOptions,
     ) -> HostFutureIncomingResponse {
+        let bytes = prepared.head_bytes();
         let target = without_secrets(&request::told(&prepared.method, &prepared.target), secrets);
         let entry =
             tool_api::HostCall { target: Some(target), grant: Some(prepared.grant), ..use_of("wasi:http", "handle") };
         let entry = Entry::new(entry, self.ledger.clone());
-        entry.sent(prepared.head_bytes());
+        entry.sent(bytes);
         self.outgoing.entries.push(entry.clone());
         for secret in &prepared.secrets {
             self.ledger.used(secret);
@@ -252,30 +253,36 @@ impl Sandbox {
         let connections = Arc::clone(&self.outgoing.connections);
         let deadline = self.meter.deadline;
         HostFutureIncomingResponse::Pending(spawn(async move {
-            let response = match decided {
-                replay::Exchange::Missing(error) => Err(way.failed(error, "not in the recording".into())),
-                replay::Exchange::Answer(answer) => replayed(way, &answer, body).await,
-                replay::Exchange::Send(_) => {
-                    let exchange = Exchange {
-                        method: prepared.method,
-                        target: prepared.target,
-                        headers: prepared.headers,
-                        body,
-                        plain_http: prepared.plain_http,
-                        first_byte: head_wait(&options),
-                        between_bytes: options.between_bytes_timeout.unwrap_or(Duration::MAX),
-                        deadline,
-                    };
-                    live(way, egress, connections, exchange).await
+            let exchange = match decided {
+                replay::Exchange::Missing(error) => return Err(way.failed(error, "not in the recording".into())),
+                replay::Exchange::Answer(answer) => {
+                    // The tool's body is read all the same: it may wait until it has written it.
+                    let body = body.unwrap_or_else(|| stream::empty().boxed());
+                    return Ok((replayed(way, &answer)?, spawn(body.for_each(async |_| {}))));
                 }
-            }?;
+                replay::Exchange::Send(_) => Exchange {
+                    method: prepared.method,
+                    target: prepared.target,
+                    headers: prepared.headers,
+                    body,
+                    plain_http: prepared.plain_http,
+                    first_byte: head_wait(&options),
+                    between_bytes: options.between_bytes_timeout.unwrap_or(Duration::MAX),
+                    deadline,
+                },
+            };
             // The connection works by itself; there is no task to keep beside the body.
-            Ok((response, spawn(async {})))
+            Ok((live(way, egress, connections, exchange).await?, spawn(async {})))
         }))
     }
 
-    /// Made when the call first sends.
-    fn secrets(&self) -> Result<Secrets, TooMuch> {
+    /// All secrets of the call. `None`: there are none to be kept from anybody.
+    pub(crate) fn opened_secrets(&self) -> Option<Arc<Redactor>> {
+        self.secrets().opened
+    }
+
+    /// Made when they are first needed.
+    fn secrets(&self) -> Secrets {
         let make = || {
             let CallView { secrets, grants, .. } = &self.call;
             let value = |name| secrets.get(name).map(|secret| secret.value.expose_secret());
@@ -284,13 +291,13 @@ impl Sandbox {
                 let basics = grants.http.iter().filter_map(|grant| grant.basic.as_ref());
                 basics.filter_map(|basic| Some((basic.user.as_str(), value(&basic.secret)?)))
             };
-            let opened = some(Redactor::new(secrets.keys().filter_map(value), basics())?);
+            let opened = some(Redactor::new(secrets.keys().filter_map(value), basics()));
             let all_are_bound = secrets.keys().all(|name| bound.contains(name));
             let bound = match all_are_bound {
                 true => opened.clone(),
-                false => some(Redactor::new(bound.into_iter().filter_map(value), basics())?),
+                false => some(Redactor::new(bound.into_iter().filter_map(value), basics())),
             };
-            Ok(Secrets { bound, opened })
+            Secrets { bound, opened }
         };
         self.outgoing.secrets.get_or_init(make).clone()
     }
@@ -342,12 +349,8 @@ async fn live(
     }
 }
 
-/// An answer from a recording. The tool's body is read all the same: a tool may wait until it has written it.
-async fn replayed(
-    way: Way,
-    answer: &replay::Answer,
-    body: Option<stream::BoxStream<'static, Result<bytes::Bytes, egress::GivenUp>>>,
-) -> Result<http::Response<WasiBody>, Error> {
+/// An answer from a recording.
+fn replayed(way: Way, answer: &replay::Answer) -> Result<http::Response<WasiBody>, Error> {
     let (status, headers) = match answer.head() {
         Ok((status, headers)) => (StatusCode::from_u16(status).unwrap_or(StatusCode::BAD_GATEWAY), headers),
         Err(error) => {
@@ -355,9 +358,6 @@ async fn replayed(
             return Err(way.failed(error, words));
         }
     };
-    if let Some(body) = body {
-        body.for_each(async |_| {}).await;
-    }
     let pieces = answer.body().into_iter().filter(|piece| !piece.is_empty()).map(|piece| Ok(Piece::Data(piece)));
     let end = match answer.end() {
         Ok(trailers) => trailers.map(|trailers| Ok(Piece::Trailers(trailers))),

@@ -33,6 +33,8 @@ pub(crate) enum Stream {
 #[derive(Debug, Default)]
 pub(crate) struct Log {
     bytes_left: u64,
+    /// Bytes that may still be kept: what is not UTF-8 takes more of them than it was written with.
+    room: usize,
     lines: Vec<(&'static str, String)>,
     truncated: bool,
     /// What was written since the last line's end, by stream.
@@ -45,7 +47,8 @@ pub(crate) type SharedLog = Arc<Mutex<Log>>;
 
 impl Log {
     pub(crate) fn shared(bytes_max: u64) -> SharedLog {
-        Arc::new(Mutex::new(Log { bytes_left: bytes_max, ..Log::default() }))
+        let room = usize::try_from(bytes_max).unwrap_or(usize::MAX);
+        Arc::new(Mutex::new(Log { bytes_left: bytes_max, room, ..Log::default() }))
     }
 
     /// All bytes count, kept or not: a tool that says more than its limit is ended.
@@ -63,8 +66,8 @@ impl Log {
     }
 
     fn say(&mut self, level: &'static str, context: &str, message: &str) -> Result<(), LimitReached> {
-        self.charge(context.len() + message.len())?;
         let text = if context.is_empty() { message.to_owned() } else { format!("{context}: {message}") };
+        self.charge(text.len())?;
         self.keep(level, text);
         Ok(())
     }
@@ -109,10 +112,12 @@ impl Log {
             self.truncated = true;
             return;
         }
-        if text.len() > LINE_BYTES_MAX {
-            text.truncate(text.floor_char_boundary(LINE_BYTES_MAX));
+        let bytes_max = LINE_BYTES_MAX.min(self.room);
+        if text.len() > bytes_max {
+            text.truncate(text.floor_char_boundary(bytes_max));
             self.truncated = true;
         }
+        self.room -= text.len();
         self.lines.push((level, text));
     }
 
@@ -251,6 +256,8 @@ mod tests {
             assert_eq!(log.say("info", "", "0123456789"), Ok(()));
         });
         assert_eq!((lines.len(), truncated), (1, true));
+        let (lines, truncated, _) = finished(10, |log| log.write(Stream::Stdout, &[0xff; 10]).unwrap());
+        assert_eq!((lines, truncated), (vec![format!("stdout {}", "\u{fffd}".repeat(3))], true));
         let (lines, truncated, _) = finished(1 << 20, |log| {
             log.write(Stream::Stdout, &vec![b'\n'; LINES_MAX + 1]).unwrap();
         });

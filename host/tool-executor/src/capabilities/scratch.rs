@@ -240,4 +240,3 @@ fn error_of<T>(result: &FsResult<T>) -> Option<String> {
 fn borrowed<T: 'static>(resource: &Resource<T>) -> Resource<T> {
     Resource::new_borrow(resource.rep())
 }
-

@@ -4,8 +4,10 @@ use std::mem::discriminant;
 
 use wasmtime_wasi_http::Error;
 
-/// Failures that say no more than their name, in the words of `wasi:http`.
-const PLAIN: &[(&str, fn() -> Error)] = &[
+/// A name in the words of `wasi:http`, and the failure that says no more than that.
+type Plain = (&'static str, fn() -> Error);
+
+const PLAIN: &[Plain] = &[
     ("DNS-timeout", || Error::DnsTimeout),
     ("destination-not-found", || Error::DestinationNotFound),
     ("destination-unavailable", || Error::DestinationUnavailable),

@@ -49,7 +49,7 @@ async fn a_call_sees_its_context_its_config_and_leaves_its_log() {
         assert!(lines.iter().any(|(level, text)| *level == line.0 && text.ends_with(line.1)), "{line:?} in {lines:?}");
     }
     assert_eq!((receipt.attempt, receipt.idempotency_key.as_str()), (2, "idem-1"));
-    assert_eq!((receipt.artifact, receipt.contract.as_str()), (echo, "belljar:tool@0.1.0"));
+    assert_eq!((receipt.artifact, receipt.contract.as_str()), (echo, "belljar:tool@1.0.0"));
     assert!(receipt.fuel_used > 0 && receipt.memory_peak_bytes > 0 && receipt.host_call_count >= 8, "{receipt:?}");
     assert!(receipt.instantiate_us <= receipt.total_us && !receipt.logs_truncated && receipt.denied.is_empty());
 }

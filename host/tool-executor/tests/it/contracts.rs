@@ -129,7 +129,10 @@ async fn of_the_first_contract(tool: &Tool) {
     assert_eq!(levels, ["trace", "debug", "info", "warn", "error", "critical"]);
 
     assert_eq!(tool.answer("configured", json!({"key": "unit"})).await, json!({"value": "metre", "values": 1}));
-    assert_eq!(tool.answer("secret", json!({"name": "token"})).await, "open-sesame");
+    // Read by the tool, and taken out of what it answers.
+    let read = tool.finished("secret", json!({"name": "token"})).await;
+    assert_eq!((read.outcome.status, read.outcome.for_model().as_str()), (Status::Ok, "[secret]"));
+    assert_eq!(read.receipt.secrets_used, ["token".parse().unwrap()]);
     let denied = tool.finished("secret", json!({"name": "other"})).await;
     assert_eq!(denied.outcome.code.as_deref(), Some("denied.secrets"), "{denied:?}");
     let denied = tool.finished("stored", json!({"namespace": "other"})).await;

@@ -22,7 +22,7 @@ pub(crate) struct Host {
     pub(crate) waits: usize,
     /// How often the store was read.
     pub(crate) reads: AtomicUsize,
-    told: Mutex<Vec<Progress>>,
+    pub(crate) progress: Mutex<Vec<Progress>>,
 }
 
 impl Host {
@@ -35,7 +35,7 @@ impl Host {
 
     /// What was told of the call's progress.
     pub(crate) fn told(&self) -> Vec<(Option<u8>, String)> {
-        self.told.lock().unwrap().iter().map(|progress| (progress.percent, progress.text.clone())).collect()
+        self.progress.lock().unwrap().iter().map(|progress| (progress.percent, progress.text.clone())).collect()
     }
 
     async fn read(&self) -> Result<(), HostError> {
@@ -61,6 +61,6 @@ impl CallHost for Host {
     }
 
     fn progress(&self, progress: Progress) {
-        self.told.lock().unwrap().push(progress);
+        self.progress.lock().unwrap().push(progress);
     }
 }

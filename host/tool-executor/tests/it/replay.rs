@@ -22,7 +22,7 @@ use serde_json::{Value, json};
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     net::{TcpListener, TcpStream},
-    task::JoinHandle,
+    task::JoinSet,
 };
 use tool_api::{
     CallError, CallHost, Finished, HostError, OpenSecret, Progress, Receipt, Recording, Status, ToolCall, ToolExecutor,
@@ -65,7 +65,7 @@ impl CallHost for Store {
 struct Site {
     address: SocketAddr,
     connections: Arc<AtomicUsize>,
-    serving: JoinHandle<()>,
+    serving: JoinSet<()>,
 }
 
 impl Site {
@@ -73,9 +73,11 @@ impl Site {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let (address, connections) = (listener.local_addr().unwrap(), Arc::new(AtomicUsize::new(0)));
         let count = Arc::clone(&connections);
-        let serving = tokio::spawn(async move {
+        let mut serving = JoinSet::new();
+        serving.spawn(async move {
+            let mut answers = JoinSet::new();
             while let Ok((stream, _)) = listener.accept().await {
-                tokio::spawn(answer(stream, count.fetch_add(1, Ordering::Relaxed)));
+                answers.spawn(answer(stream, count.fetch_add(1, Ordering::Relaxed)));
             }
         });
         Site { address, connections, serving }
@@ -154,7 +156,7 @@ fn comparable(finished: &Finished) -> Value {
 
 #[tokio::test]
 async fn the_same_component_does_the_same_again() {
-    let site = Site::start().await;
+    let mut site = Site::start().await;
     let jar = jar(vec![site.address]);
     let artifact = jar.load("record_inputs").await;
     let store = Arc::new(Store::default());
@@ -169,7 +171,7 @@ async fn the_same_component_does_the_same_again() {
     // The world has moved on, and must not be asked.
     store.entries.lock().unwrap().clear();
     let (connections, reads) = (site.connections.load(Ordering::Relaxed), store.asked.load(Ordering::Relaxed));
-    site.serving.abort();
+    site.serving.shutdown().await;
     let recording = Arc::new(recording);
     for _ in 0..3 {
         let again = jar.executor.replay(granted(asked.clone(), &site, false), recording.clone()).await.unwrap();

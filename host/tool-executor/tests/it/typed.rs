@@ -165,6 +165,17 @@ async fn a_function_answers_in_its_own_words() {
 }
 
 #[tokio::test]
+async fn the_example_measures_shapes() {
+    let jar = Jar::new();
+    let typed = jar.load("typed").await;
+    let rectangle = json!({"corner": {"x": 1, "y": 2}, "width": 3, "height": 4});
+    let outcome = jar.outcome(typed, "shapes-area", json!({"shape": {"rectangle": rectangle}})).await;
+    assert_eq!(outcome.structured, Some(json!(12.0)), "{outcome:?}");
+    let outcome = jar.outcome(typed, "shapes-bounds", json!({"shape": {"circle": 1}, "margin": 0.5})).await;
+    assert_eq!(outcome.structured.unwrap()["width"], 3.0);
+}
+
+#[tokio::test]
 async fn arguments_that_do_not_fit_cost_nothing() {
     let jar = Jar::new();
     let shapes = jar.load("typed_shapes").await;

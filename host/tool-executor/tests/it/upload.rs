@@ -24,7 +24,7 @@ async fn an_upload_becomes_a_tool() {
     let component = guest("calc");
     let inspection = jar.inspect(component.clone()).await;
     assert_eq!(inspection.artifact, ArtifactHash::of(&component));
-    assert_eq!(inspection.contract, "belljar:tool@0.1.0");
+    assert_eq!(inspection.contract, "belljar:tool@1.0.0");
     let [function] = inspection.functions.as_slice() else { panic!("{inspection:?}") };
     assert_eq!(function.name.as_str(), "evaluate");
     assert!(function.description.starts_with("Evaluates"), "{}", function.description);

@@ -24,7 +24,6 @@ pub(crate) struct Asked {
     pub(crate) query: String,
     /// Names in lower case.
     pub(crate) headers: BTreeMap<String, String>,
-    pub(crate) body: Bytes,
 }
 
 /// What it answers.
@@ -157,27 +156,13 @@ fn parse(bytes: &[u8]) -> Option<Asked> {
         .map(|(name, value)| (name.to_ascii_lowercase(), value.trim().to_owned()))
         .collect();
     let rest = &bytes[end + 4..];
-    let body = if headers.get("transfer-encoding").is_some_and(|coding| coding == "chunked") {
-        unchunked(rest)?
+    // A body is waited for and not kept.
+    if headers.get("transfer-encoding").is_some_and(|coding| coding == "chunked") {
+        rest.windows(5).find(|window| window == b"0\r\n\r\n")?;
     } else {
-        let length = headers.get("content-length").map_or(0, |length| length.parse().unwrap());
-        Bytes::copy_from_slice(rest.get(..length)?)
-    };
-    Some(Asked { method, path: path.to_owned(), query: query.to_owned(), headers, body })
-}
-
-fn unchunked(mut rest: &[u8]) -> Option<Bytes> {
-    let mut body = Vec::new();
-    loop {
-        let end = rest.windows(2).position(|window| window == b"\r\n")?;
-        let size = usize::from_str_radix(std::str::from_utf8(&rest[..end]).ok()?, 16).ok()?;
-        let piece = rest.get(end + 2..end + 2 + size)?;
-        if size == 0 {
-            return Some(body.into());
-        }
-        body.extend_from_slice(piece);
-        rest = rest.get(end + 2 + size + 2..)?;
+        rest.get(..headers.get("content-length").map_or(0, |length| length.parse().unwrap()))?;
     }
+    Some(Asked { method, path: path.to_owned(), query: query.to_owned(), headers })
 }
 
 /// All values that came, in every form in which a careless server tells them.
@@ -194,19 +179,17 @@ fn reflect(asked: &Asked) -> Reply {
         opened.iter().filter_map(|pair| pair.split_once(':')).map(|(_, word)| word.to_owned()).collect();
     values.extend(opened);
     values.extend(passwords);
-    let mut headers: Vec<(String, String)> = vec![("content-type".into(), "application/json".into())];
+    let mut headers: Vec<(String, String)> = vec![("content-type".into(), "text/plain".into())];
     for (at, value) in values.iter().filter(|value| value.bytes().all(|b| (0x20..0x7f).contains(&b))).enumerate() {
         headers.push((format!("x-reflected-{at}"), value.clone()));
     }
-    let body = json!({
-        "query": asked.query,
-        "plain": values,
-        "percent": values.iter().map(|value| escaped(value)).collect::<Vec<_>>(),
-        "base64": values.iter().map(|value| BASE64_STANDARD.encode(value)).collect::<Vec<_>>(),
-        "json": values.iter().map(|value| json!(value).to_string()).collect::<Vec<_>>(),
-    });
+    let mut lines = vec![asked.query.clone()];
+    for value in &values {
+        let forms = [value.clone(), escaped(value), BASE64_STANDARD.encode(value), json!(value).to_string()];
+        lines.extend(forms);
+    }
     // Seven bytes a chunk: no secret arrives whole.
-    Reply { status: "200 OK", headers, body: body.to_string().into(), pieces: Some(7) }
+    Reply { status: "200 OK", headers, body: lines.join("\n").into(), pieces: Some(7) }
 }
 
 /// Percent-encoded (RFC 3986), all but letters and digits and `-._~`.

@@ -110,7 +110,7 @@ async fn who_may_not_write_secrets_sends_them_only_where_they_say() {
     let problem = ada.post("/v1/agents", agent("a", json!({"secrets": ["absent"]}))).await;
     let problem = problem.problem(422, "secret.not_found");
     assert!(problem["detail"].as_str().unwrap().contains("absent"), "{problem}");
-    for host in ["evil.example.com", "*.example.com", "api.example.com:8443"] {
+    for host in ["evil.example.com", "*.example.com", "api.example.com.evil.org"] {
         let problem = clerk.post("/v1/agents", agent("a", sends_to(host))).await.problem(403, "secret.host_outside");
         assert!(problem["detail"].as_str().unwrap().contains("secrets:write"), "{problem}");
     }

@@ -23,6 +23,13 @@ fn keep(authority: String) {
     }
 }
 
+/// Sends many requests at once, and waits for the answer to the last one.
+#[tool]
+fn keep_waiting(authority: String) {
+    let responses: Vec<_> = (0..40).map(|_| begin(request(&authority, "/", Fields::new()))).collect();
+    let _ = wait(responses.last().expect("one at least"));
+}
+
 /// Asks for what no grant allows, for ever.
 #[tool]
 fn ask_denied() {
@@ -177,6 +184,7 @@ fn wait(response: &FutureIncomingResponse) -> Result<IncomingResponse, String> {
 toolbox!(
     flood,
     keep,
+    keep_waiting,
     ask_denied,
     upload,
     upload_nothing,

@@ -28,8 +28,9 @@ fn no_time() {
 #[tool]
 fn the_past() {
     let past = monotonic_clock::subscribe_instant(0);
-    while past.ready() {}
-    panic!("the past is not over");
+    loop {
+        std::hint::black_box(past.ready());
+    }
 }
 
 /// Waits until the end of time.

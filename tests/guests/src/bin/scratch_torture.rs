@@ -59,7 +59,7 @@ const TRICKS: [Trick; 19] = [
     }),
     // A write that is not waited for might land after the file was cut, and be counted for nothing.
     ("cut_while_writing", |root| {
-        tries(|n| {
+        (0..1_000).try_for_each(|n: u64| {
             let file = create(root, &format!("{}", n % 16))?;
             let stream = file.write_via_stream(n << 10)?;
             stream.check_write().and_then(|_| stream.write(&CHUNK)).map_err(code)?;

@@ -13,7 +13,6 @@ use tool_api::OpenSecret;
 use wasmtime_wasi_http::Error;
 
 use super::exchange::head_bytes;
-use crate::redact::TooMuch;
 
 /// Headers that frame a message or belong to one connection. They are the host's: what a tool sets is left out.
 const FRAMING: [&str; 12] = [
@@ -91,8 +90,8 @@ pub(super) enum Refusal {
     BadSecret(SecretName),
     #[error("the call's idempotency key cannot be sent in a header")]
     BadIdempotencyKey,
-    #[error(transparent)]
-    TooMuch(TooMuch),
+    #[error("the call's secrets are too long to be kept out of answers; bind or grant fewer")]
+    TooManySecrets,
 }
 
 impl Refusal {
@@ -103,7 +102,7 @@ impl Refusal {
             Refusal::Scheme => Error::HttpProtocolError,
             Refusal::BadUrl(_) => Error::HttpRequestUriInvalid,
             Refusal::TooLong => Error::HttpRequestUriTooLong,
-            Refusal::NoSecret(_) | Refusal::BadSecret(_) | Refusal::BadIdempotencyKey | Refusal::TooMuch(_) => {
+            Refusal::NoSecret(_) | Refusal::BadSecret(_) | Refusal::BadIdempotencyKey | Refusal::TooManySecrets => {
                 Error::ConfigurationError
             }
         }

@@ -6,6 +6,7 @@ use std::{
     io,
     os::unix::fs::{DirBuilderExt, PermissionsExt},
     path::{Path, PathBuf},
+    time::Duration,
 };
 
 use rustix::{
@@ -17,6 +18,10 @@ use rustix::{
 const ROOM: &str = "room-";
 /// A file in each room, locked while its executor lives; and one beside the rooms, while one is made or removed.
 const LOCK: &str = "lock";
+
+/// How long a call waits until its directory is gone. A hostile one holds a thousand directories, deep in each other: that
+/// takes seconds on a slow disk, and nobody's answer is to be late by it.
+const REMOVAL_WAIT_MAX: Duration = Duration::from_millis(100);
 
 /// Where the calls of one executor have their directories.
 pub(crate) struct Room {
@@ -64,10 +69,11 @@ impl Drop for Room {
 }
 
 impl Directory {
-    /// Removes it, and comes back when it is gone.
+    /// Removes it, and comes back when it is gone. Nobody waits for ever: what takes longer goes on by itself.
     pub(crate) async fn remove(mut self) {
         let path = std::mem::take(&mut self.path);
-        if let Err(error) = tokio::task::spawn_blocking(move || remove(&path)).await {
+        let removal = tokio::task::spawn_blocking(move || remove(&path));
+        if let Ok(Err(error)) = tokio::time::timeout(REMOVAL_WAIT_MAX, removal).await {
             tracing::error!(%error, "a scratch directory was not removed");
         }
     }

@@ -69,7 +69,9 @@ pub(super) struct Writer {
 /// A write that goes on after its host function has returned.
 pub(super) enum Write {
     None,
-    UnderWay { _until_dropped: UnderWay },
+    UnderWay {
+        _until_dropped: UnderWay,
+    },
     /// The quota refused one: as after any failure, the stream is closed.
     Refused,
 }

@@ -123,17 +123,26 @@ async fn endless_bodies_end_with_the_limit_and_little_memory() {
 #[tokio::test]
 async fn endless_uploads_end_with_the_limit_and_little_memory() {
     let hungry = Upstream::answering(HELLO).await;
-    let full = Upstream::start(|socket, _| async move {
-        std::future::pending::<()>().await;
-        drop(socket);
-    })
-    .await;
-    let jar = jar(&[&hungry, &full]);
+    let jar = jar(&[&hungry]);
     let guest = jar.load("http_hostile").await;
     let before = resident_bytes();
     let limits = |limits: &mut Limits| limits.http_bytes = 1 << 20;
     assert_eq!(code_of(&jar, hostile(guest, "upload", &hungry, limits)).await, "limit.http_bytes");
     assert!(resident_bytes() < before + HOST_GROWTH_BYTES_MAX);
+}
+
+#[tokio::test]
+async fn a_call_has_few_connections_at_the_same_time() {
+    let silent = Upstream::start(|socket, _| async move {
+        std::future::pending::<()>().await;
+        drop(socket);
+    })
+    .await;
+    let jar = jar(&[&silent]);
+    let guest = jar.load("http_hostile").await;
+    let limits = |limits: &mut Limits| (limits.deadline_ms, limits.http_requests) = (1_000, 100);
+    assert_eq!(code_of(&jar, hostile(guest, "keep_waiting", &silent, limits)).await, "limit.deadline");
+    assert_eq!(silent.accepted(), 16);
 }
 
 #[tokio::test]
@@ -205,7 +214,8 @@ async fn a_head_that_lies_about_its_body_smuggles_nothing() {
     }
     let told = jar.call(hostile(guest, "length_without_body", &upstream, |_| {})).await.outcome.for_model();
     assert!(told.contains("HttpRequestBodySize"), "{told}");
-    for request in upstream.requests() {
+    // A request that was given up at once left nothing.
+    for request in upstream.requests().iter().filter(|request| !request.is_empty()) {
         assert!(!request.contains("/admin"), "{request}");
         assert_eq!(request.matches("content-length").count(), 1, "{request}");
         assert!(!request.contains("transfer-encoding"), "{request}");

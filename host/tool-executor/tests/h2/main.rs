@@ -1,4 +1,0 @@
-#![allow(warnings)]
-mod host;
-mod http;
-mod jar;

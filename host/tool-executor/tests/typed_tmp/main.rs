@@ -1,3 +1,0 @@
-#![allow(clippy::unwrap_used, dead_code)]
-mod jar;
-mod typed;
