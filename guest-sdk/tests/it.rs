@@ -173,7 +173,7 @@ fn what_is_not_granted_is_denied_as_the_host_does() {
     call.run(|| {
         assert_eq!(
             http::get("https://example.com/x?key=1").unwrap_err().to_string(),
-            concat!("denied: add the host to the binding's http grants: GET https://example.com/x")
+            "denied: add the host to the binding's http grants: GET https://example.com/x"
         );
         assert_eq!(kv::open("hidden").unwrap_err(), kv::Error::Denied);
         let seen = kv::open("").unwrap();

@@ -32,7 +32,7 @@ fn main() {
             let executor = executor_at(cache.path().into(), 256 << 20);
             // The first call of a process makes what every call needs: the pool's first slot, its stack.
             sealed(&executor, call(artifacts[0], &arguments, &grants)).await;
-            let mut timed = async |times: &mut Vec<_>| {
+            let timed = async |times: &mut Vec<_>| {
                 for artifact in &artifacts[1..] {
                     let began = Instant::now();
                     sealed(&executor, call(*artifact, &arguments, &grants)).await;

@@ -275,7 +275,7 @@ async fn upload_all(place: &Place, tenant: &Tenant, uploads: usize, seen: &Arc<S
 
 /// The n-th hostile upload: a bomb, noise, or a good component that is cut, spliced or flipped.
 fn hostile(n: usize, all: usize, good: &[Vec<u8>]) -> Vec<u8> {
-    if n % (all / BOMBS).max(1) == 0 {
+    if n.is_multiple_of((all / BOMBS).max(1)) {
         return kit::compile_bomb(n as u32);
     }
     let mut chance = Chance(n as u64 + 1);

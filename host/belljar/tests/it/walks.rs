@@ -57,7 +57,7 @@ async fn the_readme_ends_with_an_answer_a_receipt_and_a_price() {
         "event: run.completed",
         "\"kind\":\"tool_fuel\"",
         "\"secret\":\"weather_key\"",
-        "\"code\":\"denied.http\"",
+        "\"target\":\"GET https://api.weather.example/v1/now\"",
         "\"key\":\"note-00000001\"",
         "buy milk",
         "on sha256:",

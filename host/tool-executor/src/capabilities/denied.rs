@@ -13,7 +13,6 @@ pub(crate) enum Grant {
     KeyValue,
     Secrets,
     Config,
-    Scratch,
     Network,
 }
 
@@ -24,7 +23,6 @@ impl Grant {
             Grant::KeyValue => "key_value",
             Grant::Secrets => "secrets",
             Grant::Config => "config",
-            Grant::Scratch => "scratch",
             Grant::Network => "network",
         }
     }

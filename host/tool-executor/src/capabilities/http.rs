@@ -226,12 +226,11 @@ impl Sandbox {
         length: Option<u64>,
         options: RequestOptions,
     ) -> HostFutureIncomingResponse {
-        let bytes = prepared.head_bytes();
         let target = without_secrets(&request::told(&prepared.method, &prepared.target), secrets);
         let entry =
             tool_api::HostCall { target: Some(target), grant: Some(prepared.grant), ..use_of("wasi:http", "handle") };
         let entry = Entry::new(entry, self.ledger.clone());
-        entry.sent(bytes);
+        entry.sent(prepared.tools_bytes);
         self.outgoing.entries.push(entry.clone());
         for secret in &prepared.secrets {
             self.ledger.used(secret);

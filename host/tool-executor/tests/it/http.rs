@@ -99,7 +99,7 @@ async fn nothing_is_sent_without_a_grant() {
         (Some(granted(json!({}))), ask(json!({"path": "/x?/v1/"})), "this path is not"),
         (Some(granted(json!({}))), ask(json!({"path": "//v1/x"})), "this path is not"),
     ] {
-        let finished = jar.call(send(client, &[ask.clone()], grant.as_slice())).await;
+        let finished = jar.call(send(client, std::slice::from_ref(&ask), grant.as_slice())).await;
         let error = report(&finished)["error"].as_str().unwrap().to_owned();
         assert_eq!(error, "ErrorCode::HttpRequestDenied", "{ask}");
         assert_eq!(finished.receipt.denied, ["http"]);

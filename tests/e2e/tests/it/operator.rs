@@ -197,6 +197,10 @@ async fn an_erased_tenant_leaves_no_row() {
         tenant.agent("clerk", &["calc"]).await;
         tenant.chat("clerk", "/calc__evaluate {\"expression\": \"1 + 1\"}").await;
         tenant.put("/v1/provider-keys/mine", json!({"kind": "openai", "api_key": "sk-1"})).await.created();
+        tenant.secret("mine", "hunter2").await;
+        tenant.put("/v1/key-value/notes/today", json!("tea")).await.created();
+        let recorded = json!({"function": "evaluate", "arguments": {"expression": "1"}, "record": true});
+        tenant.post("/v1/tools/calc/versions/latest/calls", recorded).await.ok();
     }
     let mut superuser = app.db.superuser().await;
     let before = rows_of(&mut superuser, &ada.tenant).await;

@@ -9,9 +9,11 @@ use std::{
 
 use base64::{Engine, prelude::BASE64_STANDARD};
 use gateway::{operator_routes, tenant_routes};
+use kit::TestDb;
 use reqwest::Method;
 use serde_json::{Value, json};
 use sqlx::{AssertSqlSafe, PgConnection};
+use tenancy::seal::MasterKey;
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     net::{TcpListener, TcpStream},
@@ -27,6 +29,8 @@ use crate::{
 const PROVIDER_KEY: &str = "sk-canary-0123456789abcdefghijklmnop";
 const PROVIDER_KEY_IN_A_HEADER: &str = "sk-canary-in-a-header-0123456789";
 const REFUSED_PROVIDER_KEY: &str = "sk-canary-refused-0123456789";
+/// 32 bytes.
+const MASTER_KEY: &str = "canary-of-the-master-key-0123456";
 const WORDS: &str = "words-that-only-ada-says";
 
 /// Everything that this process logs.
@@ -164,7 +168,8 @@ async fn a_secret_is_in_no_answer_no_row_and_no_log() {
         .with_writer(move || writer.clone())
         .init();
     let (provider, outside) = (indiscreet_provider().await, Outside::reflecting().await);
-    let app = TestApp::with_egress(vec![provider, outside.address]).await;
+    let master_key = MasterKey::new(*MASTER_KEY.as_bytes().first_chunk().unwrap());
+    let app = TestApp::on(TestDb::start().await, master_key, vec![provider, outside.address]).await;
     let mut answers = Answers::default();
     let operator = app.operator();
 
@@ -270,9 +275,8 @@ async fn a_secret_is_in_no_answer_no_row_and_no_log() {
     // What is looked for can be found.
     assert!(rows.contains(WORDS) && log.contains("answered") && log.contains(" TRACE "), "{log}");
     assert!(answers.0.iter().any(|(_, told)| told.contains(WORDS)));
-    let master_key = "\u{2a}".repeat(32);
     let mut secrets: Vec<&str> =
-        vec![PROVIDER_KEY, PROVIDER_KEY_IN_A_HEADER, REFUSED_PROVIDER_KEY, &operator_token, &master_key];
+        vec![PROVIDER_KEY, PROVIDER_KEY_IN_A_HEADER, REFUSED_PROVIDER_KEY, &operator_token, MASTER_KEY];
     secrets.extend(keys.iter().map(String::as_str));
     secrets.extend(told.canaries.iter().map(String::as_str));
     assert!(secrets.len() >= 20, "{}", secrets.len());

@@ -238,7 +238,9 @@ async fn a_direct_call_is_answered_kept_and_billed() {
         (json!({"arguments": {"expression": 1}}), 422, "tool_call.bad_arguments", "/arguments/expression"),
         (json!({"limits": {"fuel": 1_000_000_000_000_u64}}), 422, "tool_call.limit_above_plan", "/limits/fuel"),
         (json!({"limits": {"colour": 1}}), 422, "request.invalid", "/limits/colour"),
-        (json!({"grants": {"http": []}}), 422, "request.invalid", "/grants/http"),
+        (json!({"grants": {"colour": []}}), 422, "request.invalid", "/grants/colour"),
+        (json!({"grants": {"http": [{"host": "a.example/"}]}}), 422, "request.invalid", "/grants/http/0/host"),
+        (json!({"grants": {"scratch_bytes": 0}}), 422, "tool_call.bad_grants", "/grants/scratch_bytes"),
     ] {
         let mut body = json!({"function": "evaluate", "arguments": {"expression": "1"}});
         body.as_object_mut().unwrap().extend(change.as_object().unwrap().clone());

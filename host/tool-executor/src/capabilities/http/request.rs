@@ -62,15 +62,21 @@ pub(super) struct Prepared {
     pub(super) grant: String,
     /// What the host added.
     pub(super) secrets: Vec<SecretName>,
+    /// Bytes of the head without what the host added, which is the same in a replay and tells no secret's length.
+    pub(super) tools_bytes: usize,
 }
 
 impl Prepared {
     /// Bytes of the head as it is sent, about.
     pub(super) fn head_bytes(&self) -> usize {
-        let line = self.method.as_str().len() + self.target.sent_bytes() + "  HTTP/1.1\r\n".len();
-        let host = "host: \r\n".len() + self.target.host().len();
-        line + host + head_bytes(&self.headers) + "\r\n".len()
+        sent_bytes(&self.method, &self.target, &self.headers)
     }
+}
+
+fn sent_bytes(method: &Method, target: &Target, headers: &HeaderMap) -> usize {
+    let line = method.as_str().len() + target.sent_bytes() + "  HTTP/1.1\r\n".len();
+    let host = "host: \r\n".len() + target.host().len();
+    line + host + head_bytes(headers) + "\r\n".len()
 }
 
 /// Why nothing is sent. `told` is what the receipt calls the request.
@@ -127,13 +133,14 @@ pub(super) fn prepare(asked: &Asked<'_>, own: &Own<'_>) -> Result<Prepared, Refu
         .map_err(|denial| Refusal::Denied { denial, told: told(&asked.method, &target) })?;
     let url = target.as_str().to_owned();
     let mut headers = passing(asked.headers, grant);
+    let tools_bytes = sent_bytes(&asked.method, &target, &headers);
     let secrets = bind(grant, own, &mut headers, &mut target)?;
     let plain_http = match grant.binds_a_secret() {
         true => PlainHttp::OperatorsExceptions,
         false => PlainHttp::Anywhere,
     };
     let (method, grant) = (asked.method.clone(), format!("http {}", grant.host));
-    Ok(Prepared { method, target, headers, plain_http, url, grant, secrets })
+    Ok(Prepared { method, target, headers, plain_http, url, grant, secrets, tools_bytes })
 }
 
 /// What a receipt calls a request.

@@ -285,8 +285,8 @@ pub(super) fn progress_flood() -> Row {
 }
 
 pub(super) fn random_flood() -> Row {
-    // Of few calls: each makes 64 KiB, which takes a build without optimisation a while.
-    let pieces = |limits: &mut Limits| limits.host_calls = 500;
+    // Of few calls: each makes 64 KiB of randomness.
+    let pieces = |limits: &mut Limits| limits.host_calls = 1_000;
     Row::Calls(vec![
         ends("run", "limit.host_calls").within(pieces),
         ends("insecure_pieces", "limit.host_calls").within(pieces),

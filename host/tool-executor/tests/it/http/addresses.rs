@@ -137,7 +137,7 @@ const WRITTEN: &[&str] = &[
     "[",
     "http://127.0.0.1:PORT",
     "//127.0.0.1:PORT",
-    "\0127.0.0.1:PORT",
+    "\x00127.0.0.1:PORT",
     "127.0.0.1\0:PORT",
     "xn--:PORT",
     "a_b..c:PORT",
