@@ -20,7 +20,10 @@ use common::{FUNCTION, calc, call, executor, inspect, median, percentile};
 use domain::CallGrants;
 use serde_json::Value;
 use tool_api::ArtifactHash;
-use tool_executor::{Executor, control::{BareCall, NaiveCall}};
+use tool_executor::{
+    Executor,
+    control::{BareCall, NaiveCall},
+};
 
 const ROUNDS: usize = 9;
 const WARM_UP_CALLS: usize = 1_000;

@@ -90,19 +90,14 @@ impl Jar {
         let _place = self.place(tenant, Share::default()).await.map_err(|busy| InspectError::Failed(busy.into()))?;
         let limits = DESCRIBE_LIMITS;
         let (started, time) = (Instant::now(), Duration::from_millis(limits.deadline_ms));
-        let view = CallView {
-            deadline_unix_ms: self.clock.now().plus(time).unix_ms(),
-            ..CallView::default()
-        };
+        let view = CallView { deadline_unix_ms: self.clock.now().plus(time).unix_ms(), ..CallView::default() };
         let sandbox = Sandbox::new(&limits, view, Arc::new(NoHost), self.clock.clone(), started, started + time);
         let mut store =
             sandbox.into_store(&self.engine, limits.fuel).map_err(|error| InspectError::Failed(error.into()))?;
         let seat = self.cores.seat(tenant, Share::default());
-        let ended = ended(&mut store, seat, time, async |store| {
-            tool.tool.describe(store).await
-        })
-        .await
-        .map_err(|error| InspectError::Failed(error.into()))?;
+        let ended = ended(&mut store, seat, time, async |store| tool.tool.describe(store).await)
+            .await
+            .map_err(|error| InspectError::Failed(error.into()))?;
         let outcome = match ended {
             Ended::Answered(description) => return Ok(description),
             Ended::Failed(error) => {

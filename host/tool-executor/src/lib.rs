@@ -35,7 +35,8 @@ use wasmtime::{Engine, component::Linker};
 use zeroize::Zeroizing;
 
 use crate::{
-    cache::Cache, capabilities::scratch::Room,
+    cache::Cache,
+    capabilities::scratch::Room,
     compile::{COMPILATIONS_MAX, Compiler},
     sandbox::Sandbox,
     turns::{Line, Turn},

@@ -7,8 +7,8 @@ use wasmtime::{Trap as EngineTrap, WasmBacktrace, component::ResourceTableError}
 use wasmtime_wasi::I32Exit;
 
 use crate::{
-    contract::toolbox::{CallResult, Content},
     capabilities::denied::Grant,
+    contract::toolbox::{CallResult, Content},
     engine::FRAMES_MAX,
     meter::LimitReached,
     typed::BadArgument,
@@ -115,9 +115,10 @@ pub(crate) fn of_limit(limit: Limit, limits: &Limits) -> Outcome {
         Limit::HttpRequests => {
             ("limit.http_requests", format!("the tool sent more than {} HTTP requests", limits.http_requests))
         }
-        Limit::HttpBytes => {
-            ("limit.http_bytes", format!("the tool's HTTP requests and answers had more than {} bytes", limits.http_bytes))
-        }
+        Limit::HttpBytes => (
+            "limit.http_bytes",
+            format!("the tool's HTTP requests and answers had more than {} bytes", limits.http_bytes),
+        ),
         Limit::Abi => ("limit.abi", "the tool moved too much data in one call of the host".into()),
     };
     Outcome::failed(Status::Limit, code, words)

@@ -234,8 +234,12 @@ fn values(shape: &Shape) -> BoxedStrategy<Val> {
             })
             .boxed()
         }
-        Shape::Enum(names) => prop::sample::select(names.iter().cloned().collect::<Vec<_>>()).prop_map(Val::Enum).boxed(),
-        Shape::Flags(names) => prop::sample::subsequence(names.iter().cloned().collect::<Vec<_>>(), 0..=names.len()).prop_map(Val::Flags).boxed(),
+        Shape::Enum(names) => {
+            prop::sample::select(names.iter().cloned().collect::<Vec<_>>()).prop_map(Val::Enum).boxed()
+        }
+        Shape::Flags(names) => prop::sample::subsequence(names.iter().cloned().collect::<Vec<_>>(), 0..=names.len())
+            .prop_map(Val::Flags)
+            .boxed(),
         Shape::Option(some) => {
             prop::option::of(values(some)).prop_map(|value| Val::Option(value.map(Box::new))).boxed()
         }
