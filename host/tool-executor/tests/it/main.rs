@@ -14,6 +14,7 @@ mod progress;
 mod replay;
 mod residue;
 mod scratch;
+mod sdk;
 mod secrets;
 mod typed;
 mod upload;

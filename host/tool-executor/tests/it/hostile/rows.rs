@@ -6,6 +6,11 @@ use serde_json::json;
 
 use super::case::{Row, answers, crashes, denied, ends, errs, refused};
 
+/// Enough to tell a loop from an answer: the neighbour is answered whenever a call yields, which takes its time.
+fn little(limits: &mut Limits) {
+    (limits.fuel, limits.host_calls) = (100_000_000, 10_000);
+}
+
 /// A deadline that comes before any other limit.
 fn short(limits: &mut Limits) {
     *limits = Limits { deadline_ms: 200, ..Limits::CEILING };
@@ -70,7 +75,7 @@ pub(super) fn config_reader() -> Row {
         answers("count", "0"),
         answers("count", "1").config("unit", "km"),
         ends("all_on", "limit.host_calls"),
-        ends("all_on", "limit.fuel").config("large", "x".repeat(60_000)),
+        ends("all_on", "limit.fuel").within(little).config("large", "x".repeat(60_000)),
         ends("long_key", "limit.abi").given(json!({"bytes": 300_000})),
         answers("long_key", "false").given(json!({"bytes": 200_000})).noting(&["config"]),
     ])
@@ -129,7 +134,7 @@ pub(super) fn eat_memory() -> Row {
     Row::Calls(vec![
         ends("run", "limit.memory"),
         ends("small_steps", "limit.memory"),
-        ends("no_steps", "limit.fuel"),
+        ends("no_steps", "limit.fuel").within(little),
         answers("one_step", "true"),
         ends("grow_politely", "limit.memory"),
         ends("allocate", "limit.memory"),
@@ -266,14 +271,14 @@ pub(super) fn poll_floods() -> Row {
         ends("same", "limit.handles").given(json!({"times": 5_000})),
         ends("same", "limit.abi").given(json!({"times": 1_000_000})),
         crashes("nothing", "host_refused"),
-        ends("no_time", "limit.host_calls"),
+        ends("no_time", "limit.host_calls").within(little),
         ends("the_past", "limit.host_calls"),
         ends("end_of_time", "limit.deadline").within(short),
     ])
 }
 
 pub(super) fn post_return_spins() -> Row {
-    Row::Calls(vec![ends("run", "limit.fuel"), ends("run", "limit.deadline").within(short)])
+    Row::Calls(vec![ends("run", "limit.fuel").within(little), ends("run", "limit.deadline").within(short)])
 }
 
 pub(super) fn post_return_traps() -> Row {
@@ -285,8 +290,8 @@ pub(super) fn progress_flood() -> Row {
 }
 
 pub(super) fn random_flood() -> Row {
-    // Of few calls: each makes 64 KiB of randomness.
-    let pieces = |limits: &mut Limits| limits.host_calls = 1_000;
+    // Of few calls: a build without optimisation makes each of the 64 KiB slowly.
+    let pieces = |limits: &mut Limits| limits.host_calls = 250;
     Row::Calls(vec![
         ends("run", "limit.host_calls").within(pieces),
         ends("insecure_pieces", "limit.host_calls").within(pieces),
@@ -303,7 +308,7 @@ pub(super) fn realloc_calls_host() -> Row {
 }
 
 pub(super) fn realloc_spins() -> Row {
-    Row::Calls(vec![ends("run", "limit.fuel")])
+    Row::Calls(vec![ends("run", "limit.fuel").within(little)])
 }
 
 pub(super) fn realloc_traps() -> Row {
@@ -340,6 +345,10 @@ pub(super) fn scratch_torture() -> Row {
 
 pub(super) fn scratch_use() -> Row {
     Row::In("scratch.rs")
+}
+
+pub(super) fn sdk() -> Row {
+    Row::In("sdk.rs")
 }
 
 pub(super) fn secret_reader() -> Row {
@@ -381,7 +390,7 @@ pub(super) fn sockets() -> Row {
 }
 
 pub(super) fn spin() -> Row {
-    Row::Calls(vec![ends("run", "limit.fuel"), ends("run", "limit.deadline").within(short)])
+    Row::Calls(vec![ends("run", "limit.fuel").within(little), ends("run", "limit.deadline").within(short)])
 }
 
 pub(super) fn start_spins() -> Row {
