@@ -77,6 +77,8 @@ pub(crate) struct Meter {
     /// and that one a helper of the engine.
     crossing: Crossing,
     around: Option<Crossing>,
+    /// Random bytes that were made and are not paid yet, once the call has asked for WASI.
+    pub(crate) drawn: Option<Arc<AtomicU64>>,
     /// Bytes that the host function under way has handled, and that are not paid yet.
     bytes: u64,
 }
@@ -107,6 +109,7 @@ impl Meter {
             overdue: 0,
             crossing: Crossing::default(),
             around: None,
+            drawn: None,
             bytes: 0,
         }
     }
@@ -221,7 +224,9 @@ pub(crate) fn crossing(mut store: StoreContextMut<'_, Sandbox>, hook: CallHook) 
             }
             // A host function may have waited, and others have run meanwhile. What it costs does not depend on that: a
             // replayed call, which waits for nothing, burns the same fuel.
-            let mut price = std::mem::take(&mut meter.bytes).saturating_mul(FUEL_PER_BYTE);
+            let drawn = meter.drawn.as_ref().map_or(0, |drawn| drawn.swap(0, Ordering::Relaxed));
+            let bytes = std::mem::take(&mut meter.bytes).saturating_add(drawn);
+            let mut price = bytes.saturating_mul(FUEL_PER_BYTE);
             if crossing.due.is_some() {
                 meter.overdue += 1;
                 if meter.overdue > OVERDUE_HOST_CALLS_MAX {

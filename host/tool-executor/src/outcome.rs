@@ -152,9 +152,11 @@ pub(crate) fn of_error(error: &wasmtime::Error, last_words: Option<String>, limi
     Outcome { status: Status::Trap, code: None, content: vec![Part::text(message)], structured: None, trap: Some(trap) }
 }
 
-/// An outcome after what was denied: a tool that was denied something and then failed, failed for that.
+/// An outcome after what was denied: a tool that was denied something and then failed, failed for that. But for a config
+/// value: one that is absent may be one that the tool can do without. The receipt names it all the same.
 pub(crate) fn after_denials(mut outcome: Outcome, denials: &[Grant]) -> Outcome {
-    if let (Some(grant), Status::ToolError | Status::Trap) = (denials.first(), outcome.status) {
+    let denial = denials.iter().find(|grant| **grant != Grant::Config);
+    if let (Some(grant), Status::ToolError | Status::Trap) = (denial, outcome.status) {
         outcome.status = Status::Denied;
         outcome.code = Some(format!("denied.{}", grant.as_str()));
     }
@@ -306,7 +308,7 @@ mod tests {
 
     #[test]
     fn a_denial_explains_a_failure_and_nothing_else() {
-        let denials = [Grant::Secrets, Grant::Http];
+        let denials = [Grant::Config, Grant::Secrets, Grant::Http];
         let with = |status| {
             let outcome = after_denials(Outcome::failed(status, "x", "words"), &denials);
             (outcome.status, outcome.code.unwrap_or_default())
@@ -315,6 +317,8 @@ mod tests {
         assert_eq!(with(Status::Trap), (Status::Denied, "denied.secrets".into()));
         assert_eq!(with(Status::Limit), (Status::Limit, "x".into()));
         assert_eq!(with(Status::Ok), (Status::Ok, "x".into()));
-        assert_eq!(after_denials(Outcome::failed(Status::Trap, "x", ""), &[]).status, Status::Trap);
+        for nothing in [&[][..], &[Grant::Config]] {
+            assert_eq!(after_denials(Outcome::failed(Status::Trap, "x", ""), nothing).status, Status::Trap);
+        }
     }
 }

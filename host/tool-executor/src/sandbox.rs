@@ -123,8 +123,11 @@ impl Sandbox {
 
 impl WasiView for Sandbox {
     fn ctx(&mut self) -> WasiCtxView<'_> {
-        let Sandbox { wasi, table, log, clock, call, started, .. } = self.counted();
-        let ctx = wasi.get_or_insert_with(|| Box::new(wasi::empty(log, clock, call, *started)));
+        let Sandbox { wasi, table, log, clock, call, started, meter, .. } = self.counted();
+        let ctx = wasi.get_or_insert_with(|| {
+            let drawn = meter.drawn.insert(Arc::default());
+            Box::new(wasi::empty(log, clock, call, *started, drawn))
+        });
         WasiCtxView { ctx, table }
     }
 }

@@ -2,13 +2,17 @@
 //! one seed. Files are `scratch`.
 
 use std::{
-    sync::Arc,
+    convert::Infallible,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
     time::{Duration, Instant},
 };
 
 use chacha20::{
     ChaCha20Rng,
-    rand_core::{Rng, SeedableRng},
+    rand_core::{Rng, SeedableRng, TryRng},
 };
 use domain::Clock;
 use wasmtime::component::Linker;
@@ -29,8 +33,14 @@ pub(crate) fn link(linker: &mut Linker<Sandbox>) -> wasmtime::Result<()> {
     wasmtime_wasi::p2::add_to_linker_async(linker)
 }
 
-/// The context of one call.
-pub(crate) fn empty(log: &SharedLog, clock: &Arc<dyn Clock>, call: &CallView, started: Instant) -> WasiCtx {
+/// The context of one call. `drawn` counts the random bytes that are made, for the meter.
+pub(crate) fn empty(
+    log: &SharedLog,
+    clock: &Arc<dyn Clock>,
+    call: &CallView,
+    started: Instant,
+    drawn: &Arc<AtomicU64>,
+) -> WasiCtx {
     let mut insecure_seed = [0; 16];
     chance(call.seed, 2).fill_bytes(&mut insecure_seed);
     WasiCtx::builder()
@@ -38,8 +48,8 @@ pub(crate) fn empty(log: &SharedLog, clock: &Arc<dyn Clock>, call: &CallView, st
         .stderr(Output::new(log, Stream::Stderr))
         .wall_clock(CoarseWallClock { clock: Arc::clone(clock), inputs: call.inputs.clone() })
         .monotonic_clock(CoarseMonotonicClock { started, inputs: call.inputs.clone() })
-        .secure_random(chance(call.seed, 0))
-        .insecure_random(chance(call.seed, 1))
+        .secure_random(Drawn { chance: chance(call.seed, 0), drawn: Arc::clone(drawn) })
+        .insecure_random(Drawn { chance: chance(call.seed, 1), drawn: Arc::clone(drawn) })
         .insecure_random_seed(u128::from_le_bytes(insecure_seed))
         .max_random_size(RANDOM_BYTES_MAX)
         .allow_tcp(false)
@@ -54,6 +64,36 @@ fn chance(seed: [u8; 32], stream: u64) -> ChaCha20Rng {
     let mut chance = ChaCha20Rng::from_seed(seed);
     chance.set_stream(stream);
     chance
+}
+
+/// Random numbers whose bytes are counted.
+struct Drawn {
+    chance: ChaCha20Rng,
+    drawn: Arc<AtomicU64>,
+}
+
+impl Drawn {
+    fn count(&mut self, bytes: usize) -> &mut ChaCha20Rng {
+        self.drawn.fetch_add(bytes as u64, Ordering::Relaxed);
+        &mut self.chance
+    }
+}
+
+impl TryRng for Drawn {
+    type Error = Infallible;
+
+    fn try_next_u32(&mut self) -> Result<u32, Infallible> {
+        Ok(self.count(4).next_u32())
+    }
+
+    fn try_next_u64(&mut self) -> Result<u64, Infallible> {
+        Ok(self.count(8).next_u64())
+    }
+
+    fn try_fill_bytes(&mut self, to: &mut [u8]) -> Result<(), Infallible> {
+        self.count(to.len()).fill_bytes(to);
+        Ok(())
+    }
 }
 
 struct CoarseWallClock {

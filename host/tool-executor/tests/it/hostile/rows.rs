@@ -69,9 +69,9 @@ pub(super) fn collected() -> Row {
 
 pub(super) fn config_reader() -> Row {
     Row::Calls(vec![
-        denied("value", "denied.config").given(json!({"key": "unit"})),
+        errs("value", "not granted").given(json!({"key": "unit"})).noting(&["config"]),
         answers("value", "km").given(json!({"key": "unit"})).config("unit", "km"),
-        denied("value", "denied.config").given(json!({"key": "other"})).config("unit", "km"),
+        errs("value", "not granted").given(json!({"key": "other"})).config("unit", "km").noting(&["config"]),
         answers("count", "0"),
         answers("count", "1").config("unit", "km"),
         ends("all_on", "limit.host_calls"),
