@@ -3,7 +3,7 @@
 #![no_main]
 
 use std::{
-    net::{IpAddr, Ipv4Addr, Ipv6Addr},
+    net::{Ipv4Addr, Ipv6Addr},
     sync::LazyLock,
 };
 
@@ -41,10 +41,11 @@ fn passes(text: &str) {
         Host::Ipv6(address) => assert!(is_reachable_v6(address), "{text}"),
         Host::Domain(name) => {
             let bare = name.trim_end_matches('.');
-            assert!(bare.parse::<IpAddr>().is_err() && bare != "localhost", "{text}");
+            // An address with too many dots behind it: no resolver takes it for one, and it is judged as one all the same.
+            assert!(bare.parse().map_or(true, is_reachable_v4) && bare != "localhost", "{text}");
             assert!(!bare.ends_with(".localhost"), "{text}");
             // Resolvers take numbers of any notation for addresses.
-            let last = bare.rsplit('.').next().unwrap_or_default();
+            let last = name.strip_suffix('.').unwrap_or(name).rsplit('.').next().unwrap_or_default();
             assert!(!last.bytes().all(|b| b.is_ascii_digit()) || last.is_empty(), "{text}");
             assert!(!(last.starts_with("0x") && last[2..].bytes().all(|b| b.is_ascii_hexdigit())), "{text}");
         }

@@ -9,10 +9,11 @@ use libfuzzer_sys::{
     fuzz_target,
 };
 
-/// Types of one component, at most.
-const TYPES_MAX: u32 = 60;
-/// Members of one type, at most.
-const MEMBERS_MAX: u32 = 40;
+/// Types of one component, at most. They unfold to more than a schema may be, and do not keep the compiler long.
+const TYPES_MAX: u32 = 14;
+/// Types in one type, and names in one type, at most.
+const MEMBERS_MAX: u32 = 6;
+const NAMES_MAX: u32 = 32;
 
 fuzz_target!(|bytes: &[u8]| {
     if bytes.starts_with(b"\0asm") {
@@ -44,6 +45,7 @@ fn component(from: &mut Unstructured<'_>) -> arbitrary::Result<String> {
 
 fn named(from: &mut Unstructured<'_>, types: u32) -> arbitrary::Result<String> {
     let count = from.int_in_range(1..=MEMBERS_MAX)?;
+    let names = from.int_in_range(1..=NAMES_MAX)?;
     Ok(match from.int_in_range(0..=9)? {
         0 => format!("(record {})", members(count, |n| Ok(format!("(field \"f{n}\" {})", reference(from, types)?)))?),
         1 => format!(
@@ -53,13 +55,13 @@ fn named(from: &mut Unstructured<'_>, types: u32) -> arbitrary::Result<String> {
                 false => format!("(case \"c{n}\" {})", reference(from, types)?),
             }))?
         ),
-        2 => format!("(enum {})", members(count, |n| Ok(format!("\"e{n}\"")))?),
-        3 => format!("(flags {})", members(count.min(32), |n| Ok(format!("\"l{n}\"")))?),
+        2 => format!("(enum {})", members(names, |n| Ok(format!("\"e{n}\"")))?),
+        3 => format!("(flags {})", members(names, |n| Ok(format!("\"l{n}\"")))?),
         4 => format!("(tuple {})", members(count, |_| reference(from, types))?),
         5 => format!("(option {})", reference(from, types)?),
         6 => format!("(result {} (error {}))", reference(from, types)?, reference(from, types)?),
         7 => "(result)".into(),
-        8 => format!("(own $blob)"),
+        8 => "(own $blob)".into(),
         _ => format!("(list {})", reference(from, types)?),
     })
 }

@@ -163,6 +163,19 @@ impl Client {
         Answer::of(request).await
     }
 
+    /// The same with a manifest, as a form.
+    pub(crate) async fn upload_with(&self, tool: &str, component: impl Into<Bytes>, manifest: &str) -> Answer {
+        let part = |name: &str| format!("--x\r\nContent-Disposition: form-data; name=\"{name}\"\r\n\r\n");
+        let (first, second, end) = (part("manifest"), part("component"), "\r\n--x--\r\n");
+        let component: Bytes = component.into();
+        let body = [first.as_bytes(), manifest.as_bytes(), b"\r\n", second.as_bytes(), &component, end.as_bytes()];
+        let request = self
+            .request(Method::POST, &format!("/v1/tools/{tool}/versions"))
+            .header("content-type", "multipart/form-data; boundary=x")
+            .body(body.concat());
+        Answer::of(request).await
+    }
+
     /// The same tenant with another key, of these scopes.
     pub(crate) async fn with_scopes(&self, scopes: &[&str]) -> Client {
         let key = self.post("/v1/api-keys", json!({"name": "scoped", "scopes": scopes})).await.created();

@@ -360,3 +360,29 @@ async fn a_key_of_one_user_reads_no_recording_of_another() {
     }
     app.stop().await;
 }
+
+#[tokio::test]
+async fn a_component_without_our_code_becomes_a_tool() {
+    let app = TestApp::start().await;
+    let ada = app.tenant("ada").await;
+    let path = concat!(env!("CARGO_MANIFEST_DIR"), "/../../example-tools/typed/manifest.json");
+    let manifest = std::fs::read_to_string(path).unwrap();
+    let described: Value = serde_json::from_str(&manifest).unwrap();
+    let version = ada.upload_with("geometry", component("typed"), &manifest).await.created();
+    assert_eq!((&version["contract"], &version["status"]), (&json!("wit"), &json!("ready")), "{version}");
+    let area =
+        version["functions"].as_array().unwrap().iter().find(|function| function["name"] == "shapes-area").unwrap();
+    assert_eq!(area["description"], described["functions"]["example:geometry/shapes@1.0.0#area"]["description"]);
+    ada.agent("surveyor", &["geometry"]).await;
+    let turn = ada.chat("surveyor", "/geometry__shapes-area {\"shape\": {\"circle\": 2}}").await;
+    let outcome = &turn["tool_calls"][0]["outcome"];
+    assert_eq!(outcome["status"], "ok", "{turn}");
+    assert!(outcome.to_string().contains("12.566"), "{turn}");
+    assert!(turn["tool_calls"][0]["receipt"]["fuel_used"].as_u64().unwrap() > 0, "{turn}");
+
+    // The same bytes say the same; a function that is not there has no description.
+    assert_eq!(ada.upload_with("geometry", component("typed"), &manifest).await.ok(), version);
+    let stray = r#"{"functions": {"volume": {"description": "None."}}}"#;
+    ada.upload_with("others", component("typed"), stray).await.problem(422, "tool_version.rejected");
+    app.stop().await;
+}
