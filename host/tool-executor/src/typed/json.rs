@@ -15,6 +15,7 @@ use crate::meter::RESULT_BYTES_MAX;
 
 /// Bytes that arguments may take in the host's memory as values: as much as a result may.
 const ARGUMENTS_BYTES_MAX: usize = RESULT_BYTES_MAX;
+
 /// An argument that does not fit its type.
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
 #[error("{pointer}: {words}")]

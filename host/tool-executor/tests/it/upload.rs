@@ -143,8 +143,10 @@ async fn code_that_was_tampered_with_never_runs() {
 }
 
 /// The files of a cache directory, sorted: code before its MAC.
+/// Compiled code and its sidecars. Scratch lies beside them, in a folder of its own.
 fn files(dir: &std::path::Path) -> Vec<PathBuf> {
-    let mut files: Vec<_> = fs::read_dir(dir).unwrap().map(|entry| entry.unwrap().path()).collect();
+    let paths = fs::read_dir(dir).unwrap().map(|entry| entry.unwrap().path());
+    let mut files: Vec<_> = paths.filter(|path| path.is_file()).collect();
     files.sort();
     files
 }
