@@ -105,5 +105,6 @@ fn ci(workspace: &Workspace) -> Result<()> {
     sql::run(workspace, sql::Mode::Check)?;
     let clippy = ["clippy", "--workspace", "--all-targets", "--", "-D", "warnings"];
     workspace::run(workspace.cargo().args(clippy))?;
-    test::all(workspace, &[])
+    // All that is wrong is told at once.
+    test::all(workspace, &["--no-fail-fast"])
 }
