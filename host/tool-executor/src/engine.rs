@@ -23,6 +23,9 @@ const INSTANCE_BYTES_MAX: usize = 1 << 20;
 const WASM_STACK_BYTES: usize = 512 << 10;
 /// Stack of a call, in bytes. Host functions get what wasm does not; overflowing it would abort the process.
 const CALL_STACK_BYTES: usize = 2 << 20;
+/// Memories that stay as their last tool left them, clean and resident, while nobody uses them: an idle host keeps this
+/// many times `MEMORY_KEEP_RESIDENT_BYTES`.
+const WARM_SLOTS_MAX: u32 = 16;
 /// Dirty memory that is reset in place, in bytes a memory: a page that is unmapped costs forty times as much.
 const MEMORY_KEEP_RESIDENT_BYTES: usize = 2 << 20;
 const TABLE_KEEP_RESIDENT_BYTES: usize = 256 << 10;
@@ -48,7 +51,7 @@ pub(crate) fn for_calls(concurrency: u32) -> wasmtime::Result<Engine> {
         .max_core_instance_size(INSTANCE_BYTES_MAX)
         .table_elements(TABLE_ELEMENTS_MAX)
         .max_memory_size(usize::try_from(Limits::CEILING.memory_bytes)?)
-        .max_unused_warm_slots(concurrency)
+        .max_unused_warm_slots(WARM_SLOTS_MAX.min(concurrency))
         .linear_memory_keep_resident(MEMORY_KEEP_RESIDENT_BYTES)
         .table_keep_resident(TABLE_KEEP_RESIDENT_BYTES)
         .async_stack_keep_resident(STACK_KEEP_RESIDENT_BYTES)

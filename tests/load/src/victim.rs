@@ -23,6 +23,8 @@ const CALLS: usize = 400;
 const PACE: Duration = Duration::from_millis(20);
 const SPINNERS: usize = 64;
 const BOMBS: usize = 20;
+/// Between two tries of an attacker who was told to come back later.
+const REFUSED_PAUSE: Duration = Duration::from_secs(1);
 /// The victim's p99 may be this many times what it is alone, or this much more.
 const FACTOR: u32 = 2;
 const MORE: Duration = Duration::from_millis(5);
@@ -39,7 +41,9 @@ pub(crate) async fn run(place: &Place) -> Result<()> {
     calls(&victim, 100).await?;
 
     let (mut quiet, mut loud) = (Vec::new(), Vec::new());
-    let attack = Attack::default();
+    // Made beforehand: making one takes as long as a call may.
+    let attack =
+        Attack { components: Arc::new((0..BOMBS as u32).map(kit::compile_bomb).collect()), ..Attack::default() };
     for _ in 0..ROUNDS {
         quiet.push(calls(&victim, CALLS).await?);
         let under_way = attack.begin(&attacker);
@@ -96,6 +100,7 @@ struct Attack {
     stop: Arc<AtomicBool>,
     spins: Arc<AtomicUsize>,
     bombs: Arc<AtomicUsize>,
+    components: Arc<Vec<Vec<u8>>>,
 }
 
 impl Attack {
@@ -108,8 +113,11 @@ impl Attack {
                     // As long as a plan allows.
                     let limits = json!({"deadline_ms": 2_000, "fuel": 100_000_000_000_u64});
                     // Whether it is refused or ends at its deadline: it is tried again.
-                    attacker.call("spin", json!({"function": "run", "limits": limits})).await?;
+                    let answer = attacker.call("spin", json!({"function": "run", "limits": limits})).await?;
                     attack.spins.fetch_add(1, Ordering::Relaxed);
+                    if answer.status != 200 {
+                        tokio::time::sleep(REFUSED_PAUSE).await;
+                    }
                 }
                 anyhow::Ok(())
             });
@@ -118,11 +126,15 @@ impl Attack {
             let (attack, attacker) = (self.clone(), attacker.clone());
             tasks.spawn(async move {
                 while !attack.stop.load(Ordering::Relaxed) {
-                    let salt = (bomb + attack.bombs.fetch_add(1, Ordering::Relaxed) * BOMBS) as u32;
+                    attack.bombs.fetch_add(1, Ordering::Relaxed);
                     let tool = format!("bomb-{bomb}");
-                    let upload = attacker.upload(&tool, kit::compile_bomb(salt));
+                    let upload = attacker.upload(&tool, attack.components[bomb].clone());
                     tokio::select! {
-                        answer = upload => { answer?; }
+                        answer = upload => {
+                            if answer?.status != 422 {
+                                tokio::time::sleep(REFUSED_PAUSE).await;
+                            }
+                        }
                         () = attack.stopped() => {}
                     }
                 }
