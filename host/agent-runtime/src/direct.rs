@@ -21,13 +21,14 @@ use tenancy::{
     DbError, Tenant,
     tenants::{self, TenantError},
 };
-use tool_api::{CallContext, CallError, ToolCall, schema::Schema};
+use tool_api::{CallContext, CallError, ToolCall};
 
 use crate::{
     AgentRuntime,
     calls::Executed,
     changes::{self, AfterApply},
     commit,
+    fit::{self, Unfit},
     host::TenantHost,
     load::share,
     recordings,
@@ -54,12 +55,8 @@ pub struct DirectCall {
 
 #[derive(Debug, thiserror::Error)]
 pub enum DirectCallError {
-    #[error("the tool has no function `{function}`; it has: {known}")]
-    UnknownFunction { function: FunctionName, known: String },
-    #[error("the arguments do not fit the function's input schema; see `errors`")]
-    BadArguments(Vec<FieldError>),
-    #[error("the function's input schema cannot be used")]
-    BadSchema,
+    #[error(transparent)]
+    Unfit(#[from] Unfit),
     #[error(transparent)]
     NoUser(#[from] NoUser),
     #[error("`context` has more than {CONTEXT_BYTES_MAX} bytes of JSON; send less")]
@@ -85,13 +82,11 @@ pub enum DirectCallError {
 impl Problem for DirectCallError {
     fn kind(&self) -> Kind {
         match self {
-            DirectCallError::UnknownFunction { .. }
-            | DirectCallError::BadArguments(_)
-            | DirectCallError::NoUser(_)
+            DirectCallError::NoUser(_)
             | DirectCallError::ContextTooLarge
             | DirectCallError::Limit(_)
             | DirectCallError::Grants(_) => Kind::Invalid,
-            DirectCallError::BadSchema => Kind::Internal,
+            DirectCallError::Unfit(error) => error.kind(),
             DirectCallError::Secret(error) => error.kind(),
             DirectCallError::Tool(error) => error.kind(),
             DirectCallError::Tenant(error) => error.kind(),
@@ -103,9 +98,7 @@ impl Problem for DirectCallError {
 
     fn code(&self) -> &'static str {
         match self {
-            DirectCallError::UnknownFunction { .. } => "tool_call.function_not_found",
-            DirectCallError::BadArguments(_) => "tool_call.bad_arguments",
-            DirectCallError::BadSchema => "internal",
+            DirectCallError::Unfit(error) => error.code(),
             DirectCallError::NoUser(_) => "tool_call.no_external_user",
             DirectCallError::ContextTooLarge => "tool_call.context_too_large",
             DirectCallError::Limit(_) => "tool_call.limit_above_plan",
@@ -121,8 +114,7 @@ impl Problem for DirectCallError {
 
     fn fields(&self) -> Vec<FieldError> {
         match self {
-            DirectCallError::UnknownFunction { .. } => vec![FieldError::new("/function", self.to_string())],
-            DirectCallError::BadArguments(fields) => fields.clone(),
+            DirectCallError::Unfit(error) => error.fields(),
             DirectCallError::Limit(error) => {
                 vec![FieldError::new(format!("/limits/{}", error.name), error.to_string())]
             }
@@ -166,20 +158,7 @@ impl AgentRuntime {
         let limits = call.limits.resolve(plan.tool_limits)?;
         call.grants.check()?;
         let grants = call.grants.for_call(call.external_user_id.as_deref())?;
-        let known = || version.functions.iter().map(|function| function.name.as_str()).collect::<Vec<_>>().join(", ");
-        let function = version
-            .functions
-            .iter()
-            .find(|function| function.name == call.function)
-            .ok_or_else(|| DirectCallError::UnknownFunction { function: call.function.clone(), known: known() })?;
-        let schema = Schema::of_arguments(&function.input_schema).map_err(|_| DirectCallError::BadSchema)?;
-        let wrong = schema.check(&arguments);
-        if !wrong.is_empty() {
-            let fields =
-                wrong.into_iter().map(|error| FieldError::new(format!("/arguments{}", error.pointer), error.detail));
-            return Err(DirectCallError::BadArguments(fields.collect()));
-        }
-
+        fit::check(&version, &call.function, &arguments)?;
         let secrets = self.open_secrets(tenant, &call.grants.secret_names()).await?;
         let mut tool_call = ToolCall {
             id,

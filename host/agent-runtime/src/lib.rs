@@ -14,6 +14,7 @@ mod drive;
 pub mod events;
 mod feed;
 mod finish;
+mod fit;
 mod host;
 mod load;
 mod model;

@@ -1,12 +1,12 @@
 //! What the host gave to recorded calls.
 
 use agent_config::ToolError;
-use domain::{CallId, FieldError, FunctionName, Kind, Problem, Timestamp, names::BadName};
+use domain::{CallId, FieldError, Kind, Problem, Timestamp, names::BadName};
 use serde_json::Value;
 use tenancy::{DbError, TenantTx, tenants::TenantError};
 use tool_api::{CallError, Given, RecordedCall};
 
-use crate::{runs::RunError, tool_calls};
+use crate::{fit::Unfit, runs::RunError, tool_calls};
 
 /// Why a recording cannot be had, or its call cannot be run again.
 #[derive(Debug, thiserror::Error)]
@@ -18,12 +18,8 @@ pub enum RecordingError {
          reads less"
     )]
     Truncated,
-    #[error("this version has no function `{function}`; it has: {known}")]
-    UnknownFunction { function: FunctionName, known: String },
-    #[error("the recorded arguments do not fit this version's input schema; see `errors`")]
-    BadArguments(Vec<FieldError>),
-    #[error("the function's input schema cannot be used")]
-    BadSchema,
+    #[error(transparent)]
+    Unfit(#[from] Unfit),
     #[error(transparent)]
     Tool(#[from] ToolError),
     #[error(transparent)]
@@ -41,8 +37,7 @@ impl Problem for RecordingError {
         match self {
             RecordingError::NotFound => Kind::NotFound,
             RecordingError::Truncated => Kind::Conflict,
-            RecordingError::UnknownFunction { .. } | RecordingError::BadArguments(_) => Kind::Invalid,
-            RecordingError::BadSchema => Kind::Internal,
+            RecordingError::Unfit(error) => error.kind(),
             RecordingError::Tool(error) => error.kind(),
             RecordingError::Tenant(error) => error.kind(),
             RecordingError::Call(error) => error.kind(),
@@ -55,9 +50,7 @@ impl Problem for RecordingError {
         match self {
             RecordingError::NotFound => "recording.not_found",
             RecordingError::Truncated => "recording.truncated",
-            RecordingError::UnknownFunction { .. } => "recording.function_not_found",
-            RecordingError::BadArguments(_) => "recording.bad_arguments",
-            RecordingError::BadSchema => "internal",
+            RecordingError::Unfit(error) => error.code(),
             RecordingError::Tool(error) => error.code(),
             RecordingError::Tenant(error) => error.code(),
             RecordingError::Call(error) => error.code(),
@@ -68,8 +61,7 @@ impl Problem for RecordingError {
 
     fn fields(&self) -> Vec<FieldError> {
         match self {
-            RecordingError::UnknownFunction { .. } => vec![FieldError::new("/version", self.to_string())],
-            RecordingError::BadArguments(fields) => fields.clone(),
+            RecordingError::Unfit(error) => error.fields(),
             RecordingError::Tool(error) => error.fields(),
             _ => Vec::new(),
         }
@@ -92,19 +84,27 @@ impl From<sqlx::Error> for RecordingError {
 
 /// Writes recordings of calls that the same transaction has written.
 pub(crate) async fn record(tx: &mut TenantTx, recorded: &[(CallId, &Given)], now: Timestamp) -> Result<(), RunError> {
-    for (id, given) in recorded {
+    if recorded.is_empty() {
+        return Ok(());
+    }
+    let body = |given: &Given| {
         let mut body = serde_json::to_value(given).map_err(|error| sqlx::Error::Encode(Box::new(error)))?;
         domain::nul::replace(&mut body);
-        sqlx::query!(
-            "INSERT INTO recording (tenant_id, call_id, body, created_at) VALUES ($1, $2, $3, $4)",
-            tx.tenant().uuid(),
-            id.uuid(),
-            body,
-            now.offset(),
-        )
-        .execute(tx.conn())
-        .await?;
-    }
+        Ok(body)
+    };
+    let bodies = recorded.iter().map(|(_, given)| body(given)).collect::<Result<Vec<_>, sqlx::Error>>()?;
+    sqlx::query!(
+        r#"
+        INSERT INTO recording (tenant_id, call_id, body, created_at)
+        SELECT $1, call_id, body, $2 FROM unnest($3::uuid[], $4::jsonb[]) AS r (call_id, body)
+        "#,
+        tx.tenant().uuid(),
+        now.offset(),
+        &recorded.iter().map(|(id, _)| id.uuid()).collect::<Vec<_>>(),
+        &bodies,
+    )
+    .execute(tx.conn())
+    .await?;
     Ok(())
 }
 

@@ -7,12 +7,12 @@ use billing_meter::{
     prices,
     usage::{self, Cause},
 };
-use domain::{ApiKeyId, CallId, FieldError};
+use domain::{ApiKeyId, CallId};
 use tenancy::{Tenant, tenants};
-use tool_api::{Replay, schema::Schema};
+use tool_api::Replay;
 
 use crate::{
-    AgentRuntime, commit,
+    AgentRuntime, commit, fit,
     load::share,
     recordings::{self, RecordingError},
     runs::RunError,
@@ -37,17 +37,7 @@ impl AgentRuntime {
         let (_, version) = tools::callable(&mut tx, &recorded.tool, version).await?;
         let plan = tenants::get(&mut tx).await?.plan;
         drop(tx);
-        let known = || version.functions.iter().map(|function| function.name.as_str()).collect::<Vec<_>>().join(", ");
-        let function = version.functions.iter().find(|function| function.name == recorded.function);
-        let function = function
-            .ok_or_else(|| RecordingError::UnknownFunction { function: recorded.function.clone(), known: known() })?;
-        let schema = Schema::of_arguments(&function.input_schema).map_err(|_| RecordingError::BadSchema)?;
-        let wrong = schema.check(&recorded.arguments);
-        if !wrong.is_empty() {
-            let fields =
-                wrong.into_iter().map(|error| FieldError::new(format!("/arguments{}", error.pointer), error.detail));
-            return Err(RecordingError::BadArguments(fields.collect()));
-        }
+        fit::check(&version, &recorded.function, &recorded.arguments)?;
         // A plan may have become smaller since.
         recorded.given.limits = recorded.given.limits.min(plan.tool_limits);
         let again = recorded.again(tenant.id(), version.version, share(&plan));

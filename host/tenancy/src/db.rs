@@ -100,7 +100,22 @@ impl Db {
     /// A transaction over the tables that belong to no tenant. Row security shows it no tenant's row.
     pub async fn global(&self) -> Result<GlobalTx, DbError> {
         let statement = format!("BEGIN; SET LOCAL search_path = {SHARED_SCHEMA}");
-        Ok(GlobalTx { tx: self.pool(&Placement::shared())?.begin_with(AssertSqlSafe(statement)).await? })
+        Ok(GlobalTx { tx: self.begin(&Placement::shared(), statement).await? })
+    }
+
+    /// Begins in a task of its own, which goes on when whoever waits for it is dropped (a call at its deadline, a client
+    /// that left). The driver knows of a transaction only when it has begun: dropped before, it would give the connection
+    /// back inside of one, with its tenant still set.
+    pub(crate) async fn begin(
+        &self,
+        placement: &Placement,
+        statement: String,
+    ) -> Result<Transaction<'static, Postgres>, DbError> {
+        let pool = self.pool(placement)?.clone();
+        #[expect(clippy::disallowed_methods, reason = "it lasts one round trip, and what it begins is rolled back")]
+        let begun = tokio::spawn(async move { pool.begin_with(AssertSqlSafe(statement)).await });
+        // It is never aborted; the runtime may end before it.
+        Ok(begun.await.map_err(|_| sqlx::Error::PoolClosed)??)
     }
 
     /// One round trip.

@@ -3,7 +3,7 @@
 use std::fmt;
 
 use domain::TenantId;
-use sqlx::{AssertSqlSafe, PgConnection, Postgres, Transaction};
+use sqlx::{PgConnection, Postgres, Transaction};
 
 use crate::{Db, DbError, Placement};
 
@@ -38,8 +38,7 @@ impl Tenant {
             self.id.uuid(),
             self.placement.schema()
         );
-        let tx = self.db.pool(&self.placement)?.begin_with(AssertSqlSafe(statement)).await?;
-        Ok(TenantTx { tenant: self.id, tx })
+        Ok(TenantTx { tenant: self.id, tx: self.db.begin(&self.placement, statement).await? })
     }
 }
 

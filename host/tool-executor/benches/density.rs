@@ -55,9 +55,10 @@ fn main() {
     println!("\nA tool of {size} KiB; private memory is what the process shares with nobody and no file gives back.");
 }
 
-/// Anonymous and dirty memory of this process: `Private_Dirty` of `/proc/self/smaps_rollup`.
+/// Anonymous memory of this process, copies of mapped pages among it: `Anonymous` of `/proc/self/smaps_rollup`. Not
+/// `Private_Dirty`: that has the pages of a file just written, which go back to the file.
 fn private_bytes() -> u64 {
     let text = fs::read_to_string("/proc/self/smaps_rollup").expect("Linux");
-    let line = text.lines().find_map(|line| line.strip_prefix("Private_Dirty:")).expect("a sum");
+    let line = text.lines().find_map(|line| line.strip_prefix("Anonymous:")).expect("a sum");
     line.split_whitespace().next().and_then(|kib| kib.parse::<u64>().ok()).expect("a number") << 10
 }

@@ -152,8 +152,9 @@ pub(crate) enum Ended<T> {
     TimedOut,
 }
 
-/// Does work in a store, for at most `time`, a slice at a time as the cores are free for its tenant. A panic is ours, never the tool's: it ends this call alone. After anything
-/// but an answer the store is fit to be read, and not to be run again.
+/// Does work in a store, for at most `time`, a slice at a time as the cores are free for its tenant. A panic is ours,
+/// never the tool's: it ends this call alone. After anything but an answer the store is fit to be read, and not to be run
+/// again.
 pub(crate) async fn ended<T>(
     store: &mut Store<Sandbox>,
     mut seat: Seat,

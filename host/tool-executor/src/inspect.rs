@@ -69,9 +69,14 @@ impl Jar {
             return Ok(tool);
         }
         let _turn = self.compilations.turn(upload.tenant, Share::default()).await;
+        if upload.first
+            && let Some(took) = self.compile_time(upload.artifact).await?
+        {
+            // Its turn is held meanwhile: what is behind it waits as it would for a compilation. What it is answered then,
+            // a refusal too, comes from the code that is there.
+            tokio::time::sleep(took).await;
+        }
         if let Some(tool) = known().await? {
-            // Its turn is held meanwhile: what is behind it waits as it would for a compilation.
-            tokio::time::sleep(if upload.first { tool.compile_time } else { Duration::ZERO }).await;
             return Ok(tool);
         }
         let component = source.component().await.map_err(|error| InspectError::Failed(error.into()))?;

@@ -3,7 +3,10 @@
 use domain::{Clock, SecretString, SystemClock, SystemIds, TenantId};
 use kit::TestDb;
 use sqlx::{AssertSqlSafe, Executor};
-use tenancy::{ConnectError, Db, DbSettings, seal, tenants};
+use tenancy::{
+    ConnectError, Db, DbSettings, seal,
+    tenants::{self, NewTenant},
+};
 
 async fn count(tx: &mut tenancy::TenantTx, table: &str) -> i64 {
     sqlx::query_scalar(AssertSqlSafe(format!("SELECT count(*) FROM {table}"))).fetch_one(tx.conn()).await.unwrap()
@@ -42,6 +45,27 @@ async fn the_tenant_ends_with_its_transaction() {
         let mut tx = db.db.global().await.unwrap();
         let seen: i64 = sqlx::query_scalar("SELECT count(*) FROM agent").fetch_one(tx.conn()).await.unwrap();
         assert_eq!(seen, 0, "the same pooled connection, without a tenant");
+    }
+}
+
+#[tokio::test]
+async fn a_begin_that_nobody_waits_for_leaves_no_tenant_behind() {
+    let test = TestDb::start().await;
+    let db = Db::connect(&DbSettings { url: SecretString::from(test.url()), connections: 1 }).await.unwrap();
+    let new = NewTenant { name: "ada".into(), plan: None, overrides: Default::default() };
+    let ada = tenants::create(&db, new, &SystemIds, SystemClock.now()).await.unwrap().0;
+    test.agent(&ada).await;
+    for polls in 0..20 {
+        // Dropped after so many polls: before the statement is sent, while its answer is on the way, and when it is there.
+        let later = async {
+            for _ in 0..polls {
+                tokio::task::yield_now().await;
+            }
+        };
+        tokio::select! { biased; _ = ada.begin() => {}, () = later => {} }
+        let mut tx = db.global().await.unwrap();
+        let seen: i64 = sqlx::query_scalar("SELECT count(*) FROM agent").fetch_one(tx.conn()).await.unwrap();
+        assert_eq!(seen, 0, "dropped after {polls} polls: the connection was still in the tenant's transaction");
     }
 }
 

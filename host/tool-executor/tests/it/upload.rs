@@ -13,10 +13,10 @@ use std::{
 
 use bytes::Bytes;
 use serde_json::json;
-use tool_api::{ArtifactHash, InspectError};
+use tool_api::{ArtifactHash, InspectError, ToolInspector, Upload};
 use tool_executor::compile::Compiler;
 
-use crate::jar::{COMPILE_CHILD, Jar, guest, resident_bytes, status_bytes, wat};
+use crate::jar::{self, COMPILE_CHILD, Jar, guest, resident_bytes, status_bytes, wat};
 
 #[tokio::test]
 async fn an_upload_becomes_a_tool() {
@@ -185,5 +185,35 @@ impl Watch {
         self.stop.store(true, Ordering::Relaxed);
         self.thread.join().unwrap();
         self.peak.load(Ordering::Relaxed)
+    }
+}
+
+/// A clock that stands still but for sleeps: what passes on it is what was waited.
+fn on_a_still_clock<T>(work: impl Future<Output = T>) -> (T, Duration) {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().start_paused(true).build().unwrap();
+    runtime.block_on(async {
+        let began = tokio::time::Instant::now();
+        (work.await, began.elapsed())
+    })
+}
+
+#[test]
+fn a_known_component_does_not_tell_a_stranger_that_it_is_known() {
+    let dir = tempfile::tempdir().unwrap();
+    let runtime = tokio::runtime::Runtime::new().unwrap();
+    // One is a tool; the other compiles, and its types are refused then.
+    for component in [guest("fails"), wat("typed_resource")] {
+        let jar = Jar::at(dir.path().into());
+        let began = Instant::now();
+        let compiled = runtime.block_on(jar.try_inspect(component.clone())).is_ok();
+        let took = began.elapsed();
+        let ask = |first| {
+            let upload = Upload { first, ..jar::upload(&component) };
+            on_a_still_clock(async { jar.executor.inspect(upload, &component).await.is_ok() })
+        };
+        let ((known, at_once), (first, waited)) = (ask(false), ask(true));
+        assert_eq!((known, first), (compiled, compiled), "the same answer");
+        assert_eq!(at_once, Duration::ZERO);
+        assert!(!waited.is_zero() && waited <= took, "waited {waited:?}, the compilation took {took:?}");
     }
 }

@@ -295,9 +295,9 @@ async fn a_recorded_call_is_run_again_without_a_request() {
 
     // Builds that are not the same tool any more.
     let other = ada.upload("weather", component("calc")).await.created()["version"].clone();
-    replay(&other).await.problem(422, "recording.function_not_found");
+    replay(&other).await.problem(422, "tool_call.function_not_found");
     let other = ada.upload("weather", component("clock")).await.created()["version"].clone();
-    replay(&other).await.problem(422, "recording.bad_arguments");
+    replay(&other).await.problem(422, "tool_call.bad_arguments");
     replay(&json!(format!("sha256:{}", "0".repeat(64)))).await.problem(404, "tool_version.not_found");
     replay(&json!("newest")).await.problem(422, "request.invalid");
     let calls = ada.get("/v1/tool-calls").await.ok();

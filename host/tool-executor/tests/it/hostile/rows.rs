@@ -1,10 +1,13 @@
 //! One function a guest, of the guest's name: what each of its calls ends with. A file in `tests/guests` without a
 //! function here does not compile.
 
+mod refused;
+
 use domain::Limits;
 use serde_json::json;
 
-use super::case::{Row, answers, crashes, denied, ends, errs, refused};
+use super::case::{Row, answers, crashes, denied, ends, errs};
+pub(super) use refused::*;
 
 /// Enough to tell a loop from an answer: the neighbour is answered whenever a call yields, which takes its time.
 fn little(limits: &mut Limits) {
@@ -20,16 +23,8 @@ pub(super) fn ambient() -> Row {
     Row::Calls(vec![answers("run", "nothing"), ends("read_on", "limit.host_calls")])
 }
 
-pub(super) fn bad_name() -> Row {
-    refused("toolbox.bad_function", "run it__now!")
-}
-
 pub(super) fn bad_requires() -> Row {
     Row::Calls(vec![answers("run", "called")])
-}
-
-pub(super) fn bad_schema() -> Row {
-    refused("toolbox.bad_schema", "input-schema of `run`")
 }
 
 pub(super) fn bad_values() -> Row {
@@ -43,28 +38,12 @@ pub(super) fn bad_values() -> Row {
     ])
 }
 
-pub(super) fn big_memory() -> Row {
-    refused("component.too_complex", "memory has a minimum byte size")
-}
-
 pub(super) fn big_random() -> Row {
     Row::Calls(vec![ends("run", "limit.abi"), ends("insecure_bytes", "limit.abi")])
 }
 
-pub(super) fn big_table() -> Row {
-    refused("component.too_complex", "table index 0 has a minimum element size")
-}
-
-pub(super) fn bomb() -> Row {
-    refused("component.too_complex", "instances")
-}
-
 pub(super) fn bulk_memory() -> Row {
     Row::Calls(vec![ends("run", "limit.fuel"), ends("copy", "limit.fuel"), ends("run", "limit.deadline").within(short)])
-}
-
-pub(super) fn collected() -> Row {
-    refused("component.compile_failed", "gc")
 }
 
 pub(super) fn config_reader() -> Row {
@@ -81,10 +60,6 @@ pub(super) fn config_reader() -> Row {
     ])
 }
 
-pub(super) fn core_module() -> Row {
-    refused("component.core_module", "wasm32-wasip2")
-}
-
 pub(super) fn deep_json() -> Row {
     Row::Calls(vec![
         ends("lists", "tool.bad_result").given(json!({"depth": 100_000})),
@@ -93,20 +68,8 @@ pub(super) fn deep_json() -> Row {
     ])
 }
 
-pub(super) fn deep_types() -> Row {
-    refused("component.untranslatable_type", "nested")
-}
-
 pub(super) fn describe_asks() -> Row {
     Row::Calls(vec![answers("run", "called")])
-}
-
-pub(super) fn describe_spins() -> Row {
-    refused("toolbox.describe_failed", "limit.fuel")
-}
-
-pub(super) fn describe_wild() -> Row {
-    refused("toolbox.describe_failed", "out of bounds")
 }
 
 pub(super) fn dirty_pages() -> Row {
@@ -124,10 +87,6 @@ pub(super) fn drop_order() -> Row {
         crashes("double", "host_refused"),
         crashes("wrong_type", "host_refused"),
     ])
-}
-
-pub(super) fn dup_names() -> Row {
-    refused("toolbox.duplicate_function", "rename one")
 }
 
 pub(super) fn eat_memory() -> Row {
@@ -198,10 +157,6 @@ pub(super) fn huge_output() -> Row {
     ])
 }
 
-pub(super) fn huge_schema() -> Row {
-    refused("toolbox.bad_schema", "bytes")
-}
-
 pub(super) fn kv_acts() -> Row {
     Row::In("key_value.rs")
 }
@@ -224,16 +179,8 @@ pub(super) fn log_flood() -> Row {
     ])
 }
 
-pub(super) fn long_description() -> Row {
-    refused("toolbox.bad_function", "4097 bytes")
-}
-
 pub(super) fn many_fields() -> Row {
     Row::Calls(vec![ends("run", "limit.handles"), crashes("append", "host_refused")])
-}
-
-pub(super) fn many_functions() -> Row {
-    refused("toolbox.too_many_functions", "129")
 }
 
 pub(super) fn many_handles() -> Row {
@@ -249,16 +196,8 @@ pub(super) fn many_tables() -> Row {
     Row::Calls(vec![ends("run", "limit.memory")])
 }
 
-pub(super) fn memory64() -> Row {
-    refused("component.compile_failed", "memory")
-}
-
 pub(super) fn multi_memory() -> Row {
     Row::Calls(vec![ends("run", "limit.memory")])
-}
-
-pub(super) fn no_toolbox() -> Row {
-    refused("component.no_toolbox", "guest SDK")
 }
 
 pub(super) fn panics() -> Row {
@@ -331,10 +270,6 @@ pub(super) fn recurse() -> Row {
     Row::Calls(vec![ends("run", "limit.stack"), crashes("wide", "memory_out_of_bounds")])
 }
 
-pub(super) fn schema_bomb() -> Row {
-    refused("toolbox.bad_schema", "unfolds to more than")
-}
-
 pub(super) fn scratch_doors() -> Row {
     Row::In("scratch.rs")
 }
@@ -353,10 +288,6 @@ pub(super) fn sdk() -> Row {
 
 pub(super) fn secret_reader() -> Row {
     Row::In("secrets.rs")
-}
-
-pub(super) fn shared_memory() -> Row {
-    refused("component.compile_failed", "shared")
 }
 
 pub(super) fn sleep_long() -> Row {
@@ -393,14 +324,6 @@ pub(super) fn spin() -> Row {
     Row::Calls(vec![ends("run", "limit.fuel").within(little), ends("run", "limit.deadline").within(short)])
 }
 
-pub(super) fn start_spins() -> Row {
-    refused("toolbox.describe_failed", "limit.fuel")
-}
-
-pub(super) fn start_traps() -> Row {
-    refused("toolbox.describe_failed", "unreachable")
-}
-
 pub(super) fn stdout_flood() -> Row {
     Row::Calls(vec![ends("run", "limit.logs"), ends("stderr", "limit.logs"), ends("stubborn", "limit.logs")])
 }
@@ -431,10 +354,6 @@ pub(super) fn typed_resource() -> Row {
 
 pub(super) fn typed_shapes() -> Row {
     Row::In("typed.rs")
-}
-
-pub(super) fn unknown_import() -> Row {
-    refused("component.unknown_import", "`acme:unknown/thing@1.0.0`")
 }
 
 pub(super) fn utf16() -> Row {
