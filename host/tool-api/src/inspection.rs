@@ -74,8 +74,10 @@ pub struct Inspection {
 #[error("{detail}")]
 pub struct Rejection {
     /// `component.not_wasm`, `component.core_module`, `component.no_toolbox`, `component.unknown_import`,
-    /// `component.too_complex`, `component.compile_limit`, `component.compile_failed`, `toolbox.describe_failed`,
-    /// `component.untranslatable_type`, `toolbox.bad_function`, `toolbox.duplicate_function`, `toolbox.bad_schema`, `toolbox.too_many_functions`.
+    /// `component.untranslatable_type`, `component.too_complex`, `component.compile_limit`, `component.compile_failed`,
+    /// `toolbox.describe_failed`, `toolbox.bad_function`, `toolbox.duplicate_function`, `toolbox.bad_schema`,
+    /// `toolbox.bad_requires`, `toolbox.too_many_functions`, `manifest.not_needed`, `manifest.unknown_function`,
+    /// `manifest.bad_function`, `manifest.bad_requires`.
     pub code: String,
     pub detail: String,
 }

@@ -31,12 +31,12 @@ use crate::{
 };
 
 /// Part of every file name: raise it when code must be compiled again although the engine does not say so.
-const CODE_VERSION: u32 = 2;
+const CODE_VERSION: u32 = 3;
 /// Compiled code on disk, in bytes: about ten thousand tools. Past it what was written first goes first, and is compiled
 /// again when its component is inspected again.
 const DISK_BYTES_MAX: u64 = 20 << 30;
 /// What is read at once while a MAC is computed.
-const READ_BYTES: usize = 256 << 10;
+const READ_BYTES: usize = 64 << 10;
 /// Longest compilation that is believed: no child is left alone for longer.
 const COMPILE_TIME_MAX: Duration = Duration::from_secs(600);
 /// How long the compilation took, in milliseconds, and a MAC of that and of the code.
