@@ -16,6 +16,7 @@ use std::{
     time::{Duration, Instant},
 };
 
+use bytes::Bytes;
 use common::{FUNCTION, calc, call, executor, inspect, median, percentile};
 use domain::CallGrants;
 use serde_json::Value;
@@ -28,7 +29,7 @@ use tool_executor::{
 const ROUNDS: usize = 9;
 const WARM_UP_CALLS: usize = 1_000;
 /// Work of one burner: enough that starting a thread does not count.
-const BURNER_STEPS: u64 = 400_000_000;
+const BURNER_STEPS: u64 = 100_000_000;
 
 #[derive(Clone, Copy, Debug, PartialEq)]
 enum Kind {
@@ -53,6 +54,14 @@ impl Kind {
     }
 }
 
+/// A runtime of one or two threads, what it calls, and its rounds by kind.
+struct Setup {
+    threads: usize,
+    runtime: tokio::runtime::Runtime,
+    bench: Arc<Bench>,
+    rounds: [Vec<Round>; 4],
+}
+
 struct Bench {
     executor: Executor,
     bare: BareCall,
@@ -75,12 +84,33 @@ fn main() {
     let (executor, _cache) = executor(256 << 20);
     println!("| threads | call | p50 µs | p99 µs | calls/s | page faults a call | p50 against bare |");
     println!("|---|---|---|---|---|---|---|");
-    let mut rates = Vec::new();
-    for threads in [1, 2] {
+    let mut setups: Vec<Setup> = [1, 2].map(|threads| Setup::new(threads, &executor, &component)).into();
+    let mut burners = Vec::new();
+    for _ in 0..ROUNDS {
+        for setup in &mut setups {
+            for kind in Kind::ALL {
+                let round = setup.runtime.block_on(round(&setup.bench, kind, setup.threads, kind.calls_per_round()));
+                setup.rounds[kind as usize].push(round);
+            }
+        }
+        burners.push(2.0 * burn(1).as_secs_f64() / burn(2).as_secs_f64());
+    }
+    let rates: Vec<[f64; 4]> = setups.iter().map(Setup::print).collect();
+    println!("\n| two threads against one | bare | sealed | burners (the control) |\n|---|---|---|---|");
+    println!(
+        "| throughput | {:.2} | {:.2} | {:.2} |",
+        rates[1][0] / rates[0][0],
+        rates[1][1] / rates[0][1],
+        median(burners.into_iter())
+    );
+}
+
+impl Setup {
+    fn new(threads: usize, executor: &Executor, component: &Bytes) -> Setup {
         let mut runtime = tokio::runtime::Builder::new_multi_thread();
         let runtime = runtime.worker_threads(threads).event_interval(1).enable_all().build().expect("a runtime");
         let bench = runtime.block_on(async {
-            let (artifact, arguments) = (inspect(&executor, &component).await, common::arguments());
+            let (artifact, arguments) = (inspect(executor, component).await, common::arguments());
             Arc::new(Bench {
                 executor: executor.clone(),
                 bare: executor.bare(artifact).await.expect("calc is loaded"),
@@ -94,23 +124,14 @@ fn main() {
         for kind in Kind::ALL {
             runtime.block_on(round(&bench, kind, threads, WARM_UP_CALLS.min(kind.calls_per_round())));
         }
-        let mut rounds = Kind::ALL.map(|kind| (kind, Vec::new()));
-        for _ in 0..ROUNDS {
-            for (kind, rounds) in &mut rounds {
-                rounds.push(runtime.block_on(round(&bench, *kind, threads, kind.calls_per_round())));
-            }
-        }
-        let base = median(rounds[0].1.iter().map(|round| percentile(&round.latencies, 50)));
-        rates.push(rounds.each_ref().map(|(kind, rounds)| print_row(threads, *kind, rounds, base)));
+        Setup { threads, runtime, bench, rounds: Default::default() }
     }
-    let (one, two) = (burn(1), burn(2));
-    println!("\n| two threads against one | bare | sealed | burners (the control) |\n|---|---|---|---|");
-    println!(
-        "| throughput | {:.2} | {:.2} | {:.2} |",
-        rates[1][0] / rates[0][0],
-        rates[1][1] / rates[0][1],
-        2.0 * one.as_secs_f64() / two.as_secs_f64()
-    );
+
+    /// Prints a row a kind; the calls a second of each.
+    fn print(&self) -> [f64; 4] {
+        let base = median(self.rounds[0].iter().map(|round| percentile(&round.latencies, 50)));
+        Kind::ALL.map(|kind| print_row(self.threads, kind, &self.rounds[kind as usize], base))
+    }
 }
 
 /// `calls` calls, shared by as many tasks as there are threads.

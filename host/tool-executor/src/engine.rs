@@ -27,7 +27,7 @@ const CALL_STACK_BYTES: usize = 2 << 20;
 /// many times `MEMORY_KEEP_RESIDENT_BYTES`.
 const WARM_SLOTS_MAX: u32 = 16;
 /// Dirty memory that is reset in place, in bytes a memory: a page that is unmapped costs forty times as much.
-const MEMORY_KEEP_RESIDENT_BYTES: usize = 2 << 20;
+const MEMORY_KEEP_RESIDENT_BYTES: usize = 1 << 20;
 const TABLE_KEEP_RESIDENT_BYTES: usize = 256 << 10;
 /// Fuel for each page of a `memory.grow`; the engine's own price is nothing.
 const FUEL_PER_GROWN_PAGE: u8 = 255;

@@ -27,6 +27,8 @@ const DEADLINE_MS: u64 = 500;
 /// Past the deadline, a call has to have ended after this.
 const GRACE: Duration = Duration::from_millis(250);
 const UPLOADS_AT_ONCE: usize = 4;
+/// Sets of grants that each function is called with.
+const GRANTS: usize = 4;
 /// Uploads that are compile bombs: each takes the child's whole allowance.
 const BOMBS: usize = 10;
 /// Beyond the memory of its guests: what a call may cost the host, and what the host may keep.
@@ -61,9 +63,9 @@ pub(crate) async fn run(place: &Place, percent: usize) -> Result<()> {
     let targets = Arc::new(targets(place, &mallory).await?);
     println!("{} functions of hostile tools; {calls} calls, {uploads} uploads", targets.len());
 
-    // Everything once, so that the baseline has what stays mapped: code, connections, threads.
+    // Everything once, so that the baseline has what stays mapped: code, connections, threads, the pool's warm memories.
     let warm = Arc::new(Seen::default());
-    call_all(&mallory, &targets, targets.len() * 2, &warm).await?;
+    call_all(&mallory, &targets, targets.len() * GRANTS, &warm).await?;
     tokio::time::sleep(Duration::from_secs(10)).await;
     let baseline = held(pid)?;
     let watch = Watch::start(pid);
@@ -202,12 +204,12 @@ async fn call_all(tenant: &Tenant, targets: &Arc<Vec<Target>>, calls: usize, see
     Ok(())
 }
 
-/// None, all, or some.
+/// None, all, or some: `GRANTS` different ones.
 fn grants(round: usize) -> Value {
     let key_value = json!([{"namespace": "torture/{external_user_id}", "access": "write"}]);
     let http = json!([{"host": "127.0.0.1:9", "plain_http": true, "methods": ["GET", "POST", "PUT"]},
                       {"host": "*.example.com"}]);
-    match round % 4 {
+    match round % GRANTS {
         0 => json!({}),
         1 => json!({"key_value": key_value, "http": http, "scratch_bytes": 1 << 20, "config": {"a": "b"}}),
         2 => json!({"key_value": key_value}),
