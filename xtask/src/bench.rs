@@ -19,11 +19,20 @@ pub(crate) fn executor(workspace: &Workspace, bench: &str) -> Result<()> {
 
 /// A command of the `load` program, against the product as it is released.
 pub(crate) fn load(workspace: &Workspace, command: &str, more: &[&str]) -> Result<()> {
+    load_of(workspace, &["--release"], "release", command, more)
+}
+
+/// Kills of hosts, against a test build: no other can be told where to end itself.
+pub(crate) fn chaos(workspace: &Workspace, percent: &[&str]) -> Result<()> {
+    load_of(workspace, &[], "debug", "chaos", percent)
+}
+
+fn load_of(workspace: &Workspace, flags: &[&str], folder: &str, command: &str, more: &[&str]) -> Result<()> {
     prerequisites::wasm_target()?;
     prerequisites::postgres_for_dev()?;
     guests::build(workspace)?;
-    run(workspace.cargo().args(["build", "--release", "--package", "belljar", "--package", "load"]))?;
-    let programs = workspace.target_dir().join("release");
+    run(workspace.cargo().arg("build").args(flags).args(["--package", "belljar", "--package", "load"]))?;
+    let programs = workspace.target_dir().join(folder);
     run(std::process::Command::new(programs.join("load"))
         .arg(command)
         .arg(programs.join("belljar"))

@@ -33,6 +33,10 @@ cargo xtask COMMAND
   bench cold         measure a call of a tool that is compiled and not loaded
   bench density      measure the memory of two thousand loaded tools
   bench victim       measure one tenant's calls beside the attack of another, over HTTP
+  bench flood        measure one tenant's runs beside the flood of another, over HTTP
+  bench turn         measure a durable turn with one tool call, alone and at saturation
+  bench stream       measure the first token through the product, and two thousand silent streams
+  chaos [PERCENT]    three hundred kills of hosts and twenty of Postgres under a real load, or a part of them
   fuzz [SECONDS]     run every fuzz target, ten minutes each or as long as it says (needs a nightly compiler)
   torture [PERCENT]  ten thousand hostile calls and five hundred hostile uploads, or a part of them
 ";
@@ -70,6 +74,10 @@ fn run(arguments: &[&str]) -> Result<()> {
         ["bench", "cold"] => bench::executor(&workspace, "cold"),
         ["bench", "density"] => bench::executor(&workspace, "density"),
         ["bench", "victim"] => bench::load(&workspace, "victim", &[]),
+        ["bench", "flood"] => bench::load(&workspace, "flood", &[]),
+        ["bench", "turn", percent @ ..] => bench::load(&workspace, "turn", percent),
+        ["bench", "stream", percent @ ..] => bench::load(&workspace, "stream", percent),
+        ["chaos", percent @ ..] => bench::chaos(&workspace, percent),
         ["fuzz", seconds @ ..] => fuzz::run_all(&workspace, seconds),
         ["torture", percent @ ..] => bench::load(&workspace, "torture", percent),
         [] | ["help" | "--help" | "-h"] => {

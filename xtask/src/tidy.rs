@@ -18,7 +18,10 @@ use crate::{
 const HOMES: [(&str, &[&str]); 3] = [
     ("wasmtime", &["tool-executor"]),
     ("axum", &["belljar", "gateway"]),
-    ("sqlx", &["agent-config", "agent-runtime", "belljar", "billing-meter", "conversation-store", "kit", "tenancy"]),
+    (
+        "sqlx",
+        &["agent-config", "agent-runtime", "belljar", "billing-meter", "conversation-store", "kit", "load", "tenancy"],
+    ),
 ];
 /// The one file that may say `unsafe`: it maps compiled code.
 const UNSAFE_FILE: &str = "host/tool-executor/src/cache.rs";

@@ -21,6 +21,7 @@ use crate::{
     json, key_value,
     requires::Requires,
     tools::{self, LABEL_BYTES_MAX, ToolError, ToolVersion, VersionRef, VersionStatus},
+    webhooks::{EventKind, Notice, deliveries},
 };
 
 /// How long a process that admits a version and does not renew its claim is believed to live.
@@ -191,8 +192,11 @@ impl Admission {
             }
         };
         let mut tx = tenant.begin().await?;
-        rows::settle(&mut tx, tool, hash, verdict).await?;
+        let settled = rows::settle(&mut tx, tool, hash, verdict).await?;
         let version = tools::version_of(&mut tx, tool, hash).await?;
+        if let (true, Some(version)) = (settled, &version) {
+            deliveries::notify(&mut tx, notice(version), &*self.ids, self.clock.now()).await?;
+        }
         tx.commit().await?;
         Ok(version)
     }
@@ -219,6 +223,20 @@ fn refuse_too_many(under_way: &HashSet<UnderWay>, tenant: TenantId, max: usize) 
         count if count >= max => Err(ToolError::TooManyWaiting(count)),
         _ => Ok(()),
     }
+}
+
+/// Without functions and what they ask for, which may be megabytes.
+fn notice(version: &ToolVersion) -> Notice {
+    let event = match version.status {
+        VersionStatus::Rejected => EventKind::ToolVersionRejected,
+        VersionStatus::Ready | VersionStatus::Compiling => EventKind::ToolVersionReady,
+    };
+    let ToolVersion { version, tool, number, label, status, rejection, size_bytes, created_at, .. } = version;
+    let data = json!({
+        "tool": tool, "version": version, "number": number, "label": label, "status": status, "rejection": rejection,
+        "size_bytes": size_bytes, "created_at": created_at,
+    });
+    Notice { event, run: None, data }
 }
 
 fn missing(tool: &ToolName, hash: ArtifactHash) -> ToolError {

@@ -55,10 +55,6 @@ pub enum AgentError {
     NameTaken(AgentName),
     #[error("the agent cannot be saved as it is; see `errors`")]
     Invalid(Vec<FieldError>),
-    #[error("the strategy `summarize` is not available yet; use `truncate`")]
-    StrategyUnavailable,
-    #[error("`output_schema` is not available yet; leave it out")]
-    OutputSchemaUnavailable,
     #[error("the bindings give {0} functions; models take {FUNCTIONS_MAX} at most: choose some with `functions`")]
     TooManyFunctions(usize),
     #[error(transparent)]
@@ -80,10 +76,7 @@ impl Problem for AgentError {
         match self {
             AgentError::NotFound | AgentError::RevisionNotFound(_) => Kind::NotFound,
             AgentError::NameTaken(_) => Kind::Conflict,
-            AgentError::Invalid(_)
-            | AgentError::StrategyUnavailable
-            | AgentError::OutputSchemaUnavailable
-            | AgentError::TooManyFunctions(_) => Kind::Invalid,
+            AgentError::Invalid(_) | AgentError::TooManyFunctions(_) => Kind::Invalid,
             AgentError::Binding(error) => error.kind(),
             AgentError::Tool(error) => error.kind(),
             AgentError::Db(error) => error.kind(),
@@ -96,8 +89,6 @@ impl Problem for AgentError {
             AgentError::RevisionNotFound(_) => "revision.not_found",
             AgentError::NameTaken(_) => "agent.name_taken",
             AgentError::Invalid(_) => "agent.invalid",
-            AgentError::StrategyUnavailable => "agent.strategy_unavailable",
-            AgentError::OutputSchemaUnavailable => "agent.output_schema_unavailable",
             AgentError::TooManyFunctions(_) => "agent.too_many_functions",
             AgentError::Binding(error) => error.code(),
             AgentError::Tool(error) => error.code(),
@@ -109,8 +100,6 @@ impl Problem for AgentError {
         let at = |pointer: &str| vec![FieldError::new(pointer, self.to_string())];
         match self {
             AgentError::Invalid(fields) => fields.clone(),
-            AgentError::StrategyUnavailable => at("/context/strategy"),
-            AgentError::OutputSchemaUnavailable => at("/output_schema"),
             AgentError::TooManyFunctions(_) => at("/tools"),
             AgentError::Binding(error) => error.fields(),
             AgentError::Tool(error) => error.fields(),

@@ -1,8 +1,10 @@
 //! Tool versions given to an agent's revision: which functions, with what grants and limits.
 
+mod approval;
 mod error;
+mod needs;
 
-use std::{collections::HashMap, fmt, sync::Arc};
+use std::{collections::HashMap, fmt, sync::Arc, time::Duration};
 
 use domain::{
     AgentId, FunctionName, Grants, Limits, LimitsRequest, ToolId, ToolName, message::FunctionSpec, names::model_name,
@@ -17,7 +19,9 @@ use tenancy::{DbError, TenantTx, plans::Plan};
 use tool_api::{ArtifactHash, Function, inspection::FUNCTIONS_MAX};
 use uuid::Uuid;
 
+pub use approval::{APPROVAL_SECONDS_DEFAULT, APPROVAL_SECONDS_MAX, ApprovalRule, When};
 pub use error::{BindingError, BindingReason};
+pub use needs::needs_approval;
 
 use crate::{
     agents::{AgentError, AgentSpec},
@@ -41,6 +45,12 @@ pub struct BindingSpec {
     /// What is absent is the plan's default.
     #[serde(default)]
     pub limits: LimitsRequest,
+    /// Which functions wait for a person's word before they are called.
+    #[serde(default)]
+    pub approval: ApprovalRule,
+    /// A call that nobody allowed in this time is not made.
+    #[serde(default)]
+    pub approval_expires_seconds: Option<u32>,
     /// Keep what the host gives to each call, so that it can be run again.
     #[serde(default)]
     pub record: bool,
@@ -71,6 +81,10 @@ pub struct Binding {
     pub functions: Option<Vec<FunctionName>>,
     pub grants: Grants,
     pub limits: Limits,
+    #[serde(skip_serializing_if = "ApprovalRule::is_never")]
+    pub approval: ApprovalRule,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub approval_expires_seconds: Option<u32>,
     #[serde(skip_serializing_if = "std::ops::Not::not")]
     pub record: bool,
     /// What the version asks for and `grants` do not give. Calls that need it will be denied.
@@ -86,6 +100,8 @@ pub struct BoundFunction {
     pub artifact: ArtifactHash,
     pub grants: Arc<Grants>,
     pub limits: Limits,
+    /// How long a call waits for a person's word. `None`: it does not.
+    pub approval: Option<Duration>,
     pub record: bool,
 }
 
@@ -116,18 +132,13 @@ impl<'de> Deserialize<'de> for GrantsSpec {
     }
 }
 
-/// Refuses what the contract names and this release cannot do yet, and takes out the words that ask for nothing: an
-/// answer's `missing` is told and not written.
-pub(crate) fn refuse_unavailable(binding: &mut Value) -> Result<(), BindingReason> {
-    let Value::Object(fields) = binding else { return Ok(()) };
-    if fields.remove("approval").is_some_and(|approval| !approval.is_null() && approval != "never") {
-        return Err(BindingReason::ApprovalUnavailable { field: "approval" });
-    }
-    if fields.remove("approval_expires_seconds").is_some_and(|seconds| !seconds.is_null()) {
-        return Err(BindingReason::ApprovalUnavailable { field: "approval_expires_seconds" });
-    }
+/// Takes out the words that ask for nothing: an answer's `missing` is told and not written.
+pub(crate) fn take_out_told(binding: &mut Value) {
+    let Value::Object(fields) = binding else { return };
     fields.remove("missing");
-    Ok(())
+    if fields.get("approval").is_some_and(Value::is_null) {
+        fields.remove("approval");
+    }
 }
 
 /// The bindings of a spec with their versions pinned, their grants and limits settled. `present` are those of the active
@@ -196,6 +207,15 @@ fn decide(spec: &BindingSpec, version: &ToolVersion, ceiling: Limits) -> Result<
             return Err(BindingReason::FunctionNotFound { tool, index, function, has });
         }
     }
+    for function in spec.approval.functions.keys() {
+        let is_given = version.functions.iter().any(|has| has.name == *function);
+        if !is_given || !gives(spec.functions.as_deref(), function) {
+            return Err(BindingReason::ApprovalOfNothing { function: function.clone() });
+        }
+    }
+    if spec.approval_expires_seconds.is_some_and(|seconds| !(1..=APPROVAL_SECONDS_MAX).contains(&seconds)) {
+        return Err(BindingReason::ApprovalExpires);
+    }
     let requires = Requires::parse(&version.requires);
     let grants = match (&spec.grants, &requires) {
         (GrantsSpec::Given(grants), _) => grants.clone(),
@@ -220,6 +240,8 @@ fn decide(spec: &BindingSpec, version: &ToolVersion, ceiling: Limits) -> Result<
         missing: requires.lacks(&grants),
         grants,
         limits: spec.limits.resolve(ceiling).map_err(BindingReason::LimitAbovePlan)?,
+        approval: spec.approval.clone(),
+        approval_expires_seconds: spec.approval_expires_seconds,
         record: spec.record,
     })
 }
@@ -242,8 +264,9 @@ pub(crate) async fn insert(
         let inserted = sqlx::query!(
             r#"
             INSERT INTO binding
-                (tenant_id, agent_id, revision, tool_id, hash, position, functions, grants, limits, record)
-            VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10)
+                (tenant_id, agent_id, revision, tool_id, hash, position, functions, grants, limits, record, approval,
+                 approval_expires_seconds)
+            VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12)
             "#,
             tx.tenant().uuid(),
             agent.uuid(),
@@ -255,6 +278,8 @@ pub(crate) async fn insert(
             Json(&binding.grants) as _,
             Json(&binding.limits) as _,
             binding.record,
+            (!binding.approval.is_never()).then_some(Json(&binding.approval)) as _,
+            binding.approval_expires_seconds.map(u32::cast_signed),
         )
         .execute(tx.conn())
         .await;
@@ -280,7 +305,8 @@ pub(crate) async fn of_revisions(
     let rows = sqlx::query!(
         r#"
         SELECT b.agent_id, b.revision, b.tool_id, t.name AS tool, b.hash, b.functions,
-               b.grants AS "grants: Json<Grants>", b.limits AS "limits: Json<Limits>", b.record, v.requires
+               b.grants AS "grants: Json<Grants>", b.limits AS "limits: Json<Limits>", b.record, v.requires,
+               b.approval AS "approval: Json<ApprovalRule>", b.approval_expires_seconds
         FROM binding b
         JOIN tool t ON t.tenant_id = b.tenant_id AND t.tool_id = b.tool_id
         JOIN tool_version v ON v.tenant_id = b.tenant_id AND v.tool_id = b.tool_id AND v.hash = b.hash
@@ -303,6 +329,8 @@ pub(crate) async fn of_revisions(
             missing: Requires::parse(&row.requires).unwrap_or_default().lacks(&row.grants.0),
             grants: row.grants.0,
             limits: row.limits.0,
+            approval: row.approval.unwrap_or_default().0,
+            approval_expires_seconds: row.approval_expires_seconds.map(i32::cast_unsigned),
             record: row.record,
         });
     }
@@ -318,7 +346,8 @@ pub(crate) async fn functions(
     let rows = sqlx::query!(
         r#"
         SELECT b.tool_id, t.name AS tool, b.hash, b.functions, b.grants AS "grants: Json<Grants>",
-               b.limits AS "limits: Json<Limits>", b.record, v.functions AS "has: Json<Vec<Function>>"
+               b.limits AS "limits: Json<Limits>", b.record, v.functions AS "has: Json<Vec<Function>>",
+               b.approval AS "approval: Json<ApprovalRule>", b.approval_expires_seconds
         FROM binding b
         JOIN tool t ON t.tenant_id = b.tenant_id AND t.tool_id = b.tool_id
         JOIN tool_version v ON v.tenant_id = b.tenant_id AND v.tool_id = b.tool_id AND v.hash = b.hash
@@ -337,8 +366,13 @@ pub(crate) async fn functions(
         let only = row.functions.map(names).transpose()?;
         let artifact = hash(&row.hash)?;
         let grants = Arc::new(row.grants.0);
+        let (approval, expires) = (row.approval.unwrap_or_default().0, row.approval_expires_seconds);
+        let wait = |name: &FunctionName| {
+            (approval.of(name) == When::Always).then(|| approval::expires(expires.map(i32::cast_unsigned)))
+        };
         let given = row.has.0.into_iter().filter(|function| gives(only.as_deref(), &function.name));
         bound.extend(given.map(|function| BoundFunction {
+            approval: wait(&function.name),
             spec: FunctionSpec {
                 model_name: model_name(&tool, &function.name),
                 tool: tool.clone(),

@@ -1,6 +1,8 @@
-//! What a tenant has set up: agents, their revisions, tools, versions, provider keys, secrets; and what its tools stored.
+//! What a tenant has set up: agents, their revisions, tools, versions, provider keys, secrets, webhooks; what its tools
+//! stored; and what its webhooks are to be told.
 //!
-//! Owns: agent, agent_revision, binding, tool, tool_version, artifact, provider_key, secret, kv_entry, kv_usage.
+//! Owns: agent, agent_revision, binding, tool, tool_version, artifact, provider_key, secret, kv_entry, kv_usage,
+//! webhook, delivery.
 //! May use: domain, tenancy, tool-api.
 //! Never: commits a transaction, but for the state of an uploaded version; compiles wasm.
 //! Start at: `agents::create`.
@@ -18,6 +20,7 @@ pub mod revisions;
 mod schemas;
 pub mod secrets;
 pub mod tools;
+pub mod webhooks;
 
 pub use admission::{Accepted, Admission};
 pub use agents::{Agent, AgentError, AgentRef, AgentSpec};

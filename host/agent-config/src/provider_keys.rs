@@ -21,6 +21,8 @@ pub enum ProviderKind {
     Openai,
     /// Any URL that speaks OpenAI's chat completions.
     OpenaiCompatible,
+    Anthropic,
+    Gemini,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, utoipa::ToSchema)]
@@ -38,24 +40,13 @@ pub struct ProviderKey {
 #[derive(Debug, Clone, Deserialize, utoipa::ToSchema)]
 #[serde(deny_unknown_fields)]
 pub struct ProviderKeySpec {
-    pub kind: AskedKind,
+    pub kind: ProviderKind,
     #[schema(value_type = String, format = Password)]
     pub api_key: SecretString,
-    /// Required for `openai_compatible`: up to the path before `/chat/completions`, such as `https://api.example/v1`.
+    /// Required for `openai_compatible`: up to the path before `/chat/completions` (of `anthropic`, before `/messages`), such
+    /// as `https://api.example/v1`. Without it, the provider's own.
     #[serde(default)]
     pub base_url: Option<String>,
-}
-
-/// Kinds that the contract names.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize, utoipa::ToSchema)]
-#[serde(rename_all = "snake_case")]
-pub enum AskedKind {
-    Openai,
-    OpenaiCompatible,
-    /// Not available yet.
-    Anthropic,
-    /// Not available yet.
-    Gemini,
 }
 
 /// A key on its way to its provider.
@@ -70,10 +61,10 @@ pub struct OpenedKey {
 pub enum ProviderKeyError {
     #[error("no such provider key; `GET /v1/provider-keys` lists yours")]
     NotFound,
-    #[error("this kind of provider is not available yet; use `openai` or `openai_compatible`")]
-    KindUnavailable,
     #[error("`api_key` is not a key: give 1 to {API_KEY_BYTES_MAX} visible ASCII characters")]
     BadKey,
+    #[error("`X-Provider-Key` is not a key: send it once, 1 to {API_KEY_BYTES_MAX} visible ASCII characters")]
+    BadRequestKey,
     #[error("`base_url` {0}")]
     BadBaseUrl(&'static str),
     #[error("you have {KEYS_MAX} provider keys; delete one first")]
@@ -94,8 +85,8 @@ impl Problem for ProviderKeyError {
     fn kind(&self) -> Kind {
         match self {
             ProviderKeyError::NotFound => Kind::NotFound,
-            ProviderKeyError::KindUnavailable
-            | ProviderKeyError::BadKey
+            ProviderKeyError::BadKey
+            | ProviderKeyError::BadRequestKey
             | ProviderKeyError::BadBaseUrl(_)
             | ProviderKeyError::TooMany => Kind::Invalid,
             ProviderKeyError::Seal(error) => error.kind(),
@@ -106,8 +97,7 @@ impl Problem for ProviderKeyError {
     fn code(&self) -> &'static str {
         match self {
             ProviderKeyError::NotFound => "provider_key.not_found",
-            ProviderKeyError::KindUnavailable => "provider_key.kind_unavailable",
-            ProviderKeyError::BadKey => "provider_key.bad_key",
+            ProviderKeyError::BadKey | ProviderKeyError::BadRequestKey => "provider_key.bad_key",
             ProviderKeyError::BadBaseUrl(_) => "provider_key.bad_base_url",
             ProviderKeyError::TooMany => "provider_key.too_many",
             ProviderKeyError::Seal(error) => error.code(),
@@ -118,7 +108,6 @@ impl Problem for ProviderKeyError {
     fn fields(&self) -> Vec<FieldError> {
         let at = |pointer: &str| vec![FieldError::new(pointer, self.to_string())];
         match self {
-            ProviderKeyError::KindUnavailable => at("/kind"),
             ProviderKeyError::BadKey => at("/api_key"),
             ProviderKeyError::BadBaseUrl(_) => at("/base_url"),
             _ => Vec::new(),
@@ -138,11 +127,13 @@ impl ProviderKind {
         match self {
             ProviderKind::Openai => "openai",
             ProviderKind::OpenaiCompatible => "openai_compatible",
+            ProviderKind::Anthropic => "anthropic",
+            ProviderKind::Gemini => "gemini",
         }
     }
 
     fn stored(text: &str) -> Result<Self, sqlx::Error> {
-        [ProviderKind::Openai, ProviderKind::OpenaiCompatible]
+        [ProviderKind::Openai, ProviderKind::OpenaiCompatible, ProviderKind::Anthropic, ProviderKind::Gemini]
             .into_iter()
             .find(|kind| kind.as_str() == text)
             .ok_or_else(|| crate::unreadable("unknown provider kind"))
@@ -151,24 +142,28 @@ impl ProviderKind {
 
 impl ProviderKeySpec {
     /// What can be said without asking the network. Whether the address may be reached, egress decides.
-    fn check(&self) -> Result<ProviderKind, ProviderKeyError> {
-        let kind = match self.kind {
-            AskedKind::Openai => ProviderKind::Openai,
-            AskedKind::OpenaiCompatible => ProviderKind::OpenaiCompatible,
-            AskedKind::Anthropic | AskedKind::Gemini => return Err(ProviderKeyError::KindUnavailable),
-        };
-        let key = self.api_key.expose_secret();
-        if key.is_empty() || key.len() > API_KEY_BYTES_MAX || !key.bytes().all(|byte| byte.is_ascii_graphic()) {
+    fn check(&self) -> Result<(), ProviderKeyError> {
+        if !is_key(self.api_key.expose_secret().as_bytes()) {
             return Err(ProviderKeyError::BadKey);
         }
-        match (kind, &self.base_url) {
+        match (self.kind, &self.base_url) {
             (ProviderKind::OpenaiCompatible, None) => Err(ProviderKeyError::BadBaseUrl(
                 "is missing; give the provider's URL, such as `https://api.example/v1`",
             )),
-            (_, None) => Ok(kind),
-            (_, Some(url)) => base_url(url).map(|()| kind).map_err(ProviderKeyError::BadBaseUrl),
+            (_, None) => Ok(()),
+            (_, Some(url)) => base_url(url).map_err(ProviderKeyError::BadBaseUrl),
         }
     }
+}
+
+fn is_key(key: &[u8]) -> bool {
+    (1..=API_KEY_BYTES_MAX).contains(&key.len()) && key.iter().all(u8::is_ascii_graphic)
+}
+
+/// The key that a request brings in its header.
+pub fn of_request(header: &[u8]) -> Result<SecretString, ProviderKeyError> {
+    let text = std::str::from_utf8(header).ok().filter(|_| is_key(header));
+    text.map(SecretString::from).ok_or(ProviderKeyError::BadRequestKey)
 }
 
 fn base_url(text: &str) -> Result<(), &'static str> {
@@ -204,7 +199,8 @@ pub async fn put(
     spec: ProviderKeySpec,
     now: Timestamp,
 ) -> Result<(ProviderKey, bool), ProviderKeyError> {
-    let kind = spec.check()?;
+    spec.check()?;
+    let kind = spec.kind;
     let context = context(name.as_str(), kind.as_str(), spec.base_url.as_deref());
     let sealed = seal::seal(tx, master, &context, spec.api_key.expose_secret().as_bytes(), now).await?;
     let row = sqlx::query!(
@@ -296,16 +292,16 @@ pub async fn open(tx: &mut TenantTx, master: &MasterKey, name: &str) -> Result<O
 mod tests {
     use super::*;
 
-    fn spec(kind: AskedKind, api_key: &str, base_url: Option<&str>) -> ProviderKeySpec {
+    fn spec(kind: ProviderKind, api_key: &str, base_url: Option<&str>) -> ProviderKeySpec {
         ProviderKeySpec { kind, api_key: api_key.into(), base_url: base_url.map(Into::into) }
     }
 
     #[test]
     fn a_key_that_cannot_be_used_is_not_kept() {
-        use AskedKind::*;
+        use ProviderKind::*;
         for (spec, code) in [
-            (spec(Anthropic, "k", None), "provider_key.kind_unavailable"),
-            (spec(Gemini, "k", None), "provider_key.kind_unavailable"),
+            (spec(Anthropic, "", None), "provider_key.bad_key"),
+            (spec(Gemini, "k", Some("http://")), "provider_key.bad_base_url"),
             (spec(Openai, "", None), "provider_key.bad_key"),
             (spec(Openai, "a b", None), "provider_key.bad_key"),
             (spec(Openai, "a\r\nHost: b", None), "provider_key.bad_key"),
@@ -320,10 +316,13 @@ mod tests {
         ] {
             assert_eq!(spec.check().unwrap_err().code(), code, "{:?} {:?}", spec.kind, spec.base_url);
         }
-        assert_eq!(spec(Openai, "k", None).check().unwrap(), ProviderKind::Openai);
-        assert_eq!(
-            spec(OpenaiCompatible, "k", Some("http://localhost:8000/v1")).check().unwrap(),
-            ProviderKind::OpenaiCompatible
-        );
+        for kind in [Openai, Anthropic, Gemini] {
+            assert!(spec(kind, "k", None).check().is_ok(), "{kind:?}");
+        }
+        assert!(spec(OpenaiCompatible, "k", Some("http://localhost:8000/v1")).check().is_ok());
+        for header in [&b""[..], b"a b", b"a\0", b"a\xff", &[b'k'; API_KEY_BYTES_MAX + 1]] {
+            assert_eq!(of_request(header).unwrap_err().code(), "provider_key.bad_key", "{header:?}");
+        }
+        assert_eq!(of_request(b"sk-1").unwrap().expose_secret(), "sk-1");
     }
 }

@@ -12,7 +12,11 @@ use utoipa::{
     },
 };
 
-use crate::{agents::ModelChoice, bindings::GrantsSpec, tools::VersionRef};
+use crate::{
+    agents::ModelChoice,
+    bindings::{ApprovalRule, GrantsSpec},
+    tools::VersionRef,
+};
 
 impl PartialSchema for VersionRef {
     fn schema() -> RefOr<Schema> {
@@ -48,6 +52,27 @@ impl ToSchema for GrantsSpec {
     fn schemas(schemas: &mut Vec<(String, RefOr<Schema>)>) {
         schemas.push((Grants::name().into(), Grants::schema()));
         Grants::schemas(schemas);
+    }
+}
+
+impl PartialSchema for ApprovalRule {
+    fn schema() -> RefOr<Schema> {
+        let word = || ObjectBuilder::new().schema_type(Type::String).enum_values(Some(["never", "always"]));
+        let object = ObjectBuilder::new()
+            .schema_type(Type::Object)
+            .property("default", word())
+            .property("functions", ObjectBuilder::new().schema_type(Type::Object).additional_properties(Some(word())));
+        OneOfBuilder::new()
+            .item(word())
+            .item(object)
+            .description(Some("Which functions wait for a person's word: all, none, or by name"))
+            .into()
+    }
+}
+
+impl ToSchema for ApprovalRule {
+    fn name() -> Cow<'static, str> {
+        "ApprovalRule".into()
     }
 }
 

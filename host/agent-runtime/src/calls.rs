@@ -19,7 +19,15 @@ use tool_api::{
     Receipt, Recording, Replayed, Status, ToolCall, schema::Schema,
 };
 
-use crate::{AgentRuntime, host::TenantHost, load::Loaded, step::AskedCall};
+use crate::{
+    AgentRuntime,
+    approvals::Approval,
+    fault,
+    host::TenantHost,
+    intents::{self, Sent},
+    load::Loaded,
+    step::AskedCall,
+};
 
 /// Calls of one step that run at the same moment: a step may ask for more, they wait.
 pub(crate) const CALLS_AT_ONCE: usize = 8;
@@ -40,6 +48,17 @@ pub(crate) struct NamedCall {
     pub(crate) tool: String,
     pub(crate) function: String,
     pub(crate) artifact: Option<ArtifactHash>,
+    /// What is paid for; its own limits may be lower.
+    pub(crate) fuel_max: u64,
+    /// Somebody's word, where it was waited for.
+    pub(crate) approval: Option<Approval>,
+}
+
+impl NamedCall {
+    /// What the function gets: as the model asked, unless somebody changed it.
+    pub(crate) fn arguments(&self) -> &Value {
+        self.approval.as_ref().and_then(|approval| approval.arguments.as_ref()).unwrap_or(&self.asked.arguments)
+    }
 }
 
 /// A call and what it came to.
@@ -54,6 +73,17 @@ pub(crate) struct CallResult {
     pub(crate) given: Option<Given>,
     /// Its `tool_call.completed` comes with the step's commit.
     pub(crate) untold: bool,
+}
+
+impl CallResult {
+    /// What the model reads. It is told where the function got other arguments than it asked with.
+    pub(crate) fn for_model(&self) -> String {
+        let text = self.outcome.for_model();
+        match self.call.approval.as_ref().and_then(|approval| approval.arguments.as_ref()) {
+            Some(arguments) => format!("[a person changed the arguments of this call to {arguments}]\n{text}"),
+            None => text,
+        }
+    }
 }
 
 /// One try of a call of a run.
@@ -91,20 +121,27 @@ impl Functions {
                 tool: function.spec.tool.to_string(),
                 function: function.spec.function.to_string(),
                 artifact: Some(function.artifact),
+                fuel_max: u64::MAX,
                 asked,
+                approval: None,
             },
             None => {
                 let (tool, function) = match names::split_model_name(&asked.name) {
                     Some((tool, function)) => (tool.to_string(), function.to_string()),
                     None => (asked.name.chars().take(100).collect(), String::new()),
                 };
-                NamedCall { id, tool, function, artifact: None, asked }
+                NamedCall { id, tool, function, artifact: None, fuel_max: u64::MAX, asked, approval: None }
             }
         }
     }
 
+    /// What a call may consume at most.
+    pub(crate) fn limits(&self, call: &NamedCall) -> Option<Limits> {
+        self.0.get(&call.asked.name).map(|bound| bound.function.limits)
+    }
+
     /// The bound function and its checked arguments, or what the model is told instead.
-    fn checked(&self, call: &NamedCall) -> Result<&BoundFunction, Box<Outcome>> {
+    pub(crate) fn checked(&self, call: &NamedCall) -> Result<&BoundFunction, Box<Outcome>> {
         let refuse = |code: &str, words: String| Err(Box::new(Outcome::failed(Status::ToolError, code, words)));
         let Some(Bound { function, schema }) = self.0.get(&call.asked.name) else {
             let mut known: Vec<&str> = self.0.keys().map(String::as_str).collect();
@@ -114,14 +151,14 @@ impl Functions {
                 format!("there is no such function; there are: {}", known.join(", ")),
             );
         };
-        if let Value::String(text) = &call.asked.arguments {
+        if let Value::String(text) = call.arguments() {
             let shown: String = text.chars().take(200).collect();
             return refuse("tool.bad_arguments", format!("the arguments are not a JSON object: {shown}"));
         }
         let schema =
             schema.get_or_init(|| Schema::of_arguments(&function.spec.input_schema).map_err(|error| error.to_string()));
         let errors = match schema {
-            Ok(schema) => schema.check(&call.asked.arguments),
+            Ok(schema) => schema.check(call.arguments()),
             Err(error) => return refuse("tool.bad_schema", error.clone()),
         };
         if errors.is_empty() {
@@ -158,10 +195,11 @@ impl AgentRuntime {
             tool: function.spec.tool.clone(),
             artifact: function.artifact,
             function: function.spec.function.clone(),
-            arguments: call.asked.arguments.clone(),
+            arguments: call.arguments().clone(),
             grants,
             secrets: Arc::new(secrets),
             limits: Limits {
+                fuel: function.limits.fuel.min(call.fuel_max),
                 deadline_ms: function.limits.deadline_ms.min(this.left.as_millis().max(1) as u64),
                 ..function.limits
             },
@@ -171,6 +209,7 @@ impl AgentRuntime {
         };
         match self.execute(tenant, tool_call, Arc::new(this.host)).await {
             Ok(Executed { finished: Finished { outcome, receipt, changes, .. }, given }) => {
+                fault::point("call.returned");
                 CallResult { call, outcome, receipt: Some(receipt), changes, given, untold: false }
             }
             Err(error) => {
@@ -267,7 +306,7 @@ fn clean(mut finished: Finished) -> Finished {
         match part {
             Part::Text { text } => replace(text),
             Part::Image { media_type, .. } => replace(media_type),
-            Part::ToolCall { .. } | Part::ToolResult { .. } => {}
+            Part::Reasoning { .. } | Part::ToolCall { .. } | Part::ToolResult { .. } => {}
         }
     }
     if let Some(structured) = &mut finished.outcome.structured {
@@ -292,6 +331,17 @@ fn clean(mut finished: Finished) -> Finished {
 /// A call that did not begin.
 fn not_begun(call: NamedCall, outcome: Outcome) -> CallResult {
     CallResult { call, outcome, receipt: None, changes: Vec::new(), given: None, untold: false }
+}
+
+/// A call that somebody did not allow. It is told with the step's commit.
+pub(crate) fn refused(call: NamedCall, outcome: Outcome) -> CallResult {
+    CallResult { untold: true, ..not_begun(call, outcome) }
+}
+
+/// A call that was cut off after it had begun to send.
+pub(crate) fn unknown(call: NamedCall, sent: &Sent) -> CallResult {
+    let outcome = intents::outcome_unknown(call.id, sent);
+    CallResult { untold: true, ..not_begun(call, outcome) }
 }
 
 /// What a call came to when the run ended around it.

@@ -1,9 +1,10 @@
 //! One step, one transaction: messages, tool calls, usage, the step, its events and the run's end land together or not
 //! at all, so that the bill and the conversation cannot disagree.
 
-use std::collections::HashMap;
+use std::{collections::HashMap, sync::Arc};
 
 use billing_meter::{
+    Spend,
     prices::PriceBook,
     usage::{self, Cause, NewEvent as NewUsage, Used},
 };
@@ -13,28 +14,34 @@ use domain::{
     message::{Part, Role},
 };
 use model_providers::{ModelRef, Usage};
+use serde_json::json;
 use tenancy::TenantTx;
-use uuid::Uuid;
 
 use crate::{
+    Lease,
     calls::CallResult,
     events::{self, NewEvent},
+    intents::StepSends,
     recordings,
     runs::{End, RunError},
+    spending,
+    summary::{self, Summary},
     tool_calls::{self, NewToolCall, Origin},
+    trace::Trace,
 };
 
 /// Whose step it is, and who writes it. The same for all steps of a run.
 pub(crate) struct Writer<'w> {
     pub(crate) run: RunId,
-    /// The process that holds the lease: the fence.
-    pub(crate) worker: Uuid,
+    pub(crate) lease: Lease,
     pub(crate) leased_until: Timestamp,
     pub(crate) agent: AgentId,
     pub(crate) conversation: ConversationId,
     pub(crate) api_key: Option<ApiKeyId>,
     pub(crate) external_user_id: Option<&'w str>,
     pub(crate) book: &'w PriceBook,
+    /// Whether something is held for the run.
+    pub(crate) is_bounded: bool,
     pub(crate) ids: &'w dyn Ids,
     pub(crate) now: Timestamp,
 }
@@ -46,16 +53,35 @@ pub(crate) struct StepDone {
     /// The provider as the price book names it.
     pub(crate) billed_provider: String,
     pub(crate) usage: Usage,
+    pub(crate) makes: Makes,
     pub(crate) message: MessageId,
     pub(crate) text: String,
+    /// What the model said besides text and calls: see `Reply::extra`.
+    pub(crate) extra: Vec<Part>,
     /// In the order the model asked for them.
     pub(crate) calls: Vec<CallResult>,
     /// Of each result, what the model reads.
     pub(crate) result_bytes: usize,
     pub(crate) started_at: Timestamp,
+    pub(crate) trace: Trace,
+    /// Under which its calls send.
+    pub(crate) sends: Arc<StepSends>,
+}
+
+/// What becomes of what the model said.
+pub(crate) enum Makes {
+    /// A message of the conversation.
+    Message,
+    /// A summary; `None`: it did not come about.
+    Summary(Option<Summary>),
 }
 
 impl StepDone {
+    /// What it takes of budgets.
+    pub(crate) fn spent(&self, money: Amount) -> Spend {
+        Spend { money, tokens: self.usage.input_tokens.saturating_add(self.usage.output_tokens) }
+    }
+
     pub(crate) fn fuel(&self) -> u64 {
         self.calls.iter().filter_map(|result| result.receipt.as_ref()).map(|receipt| receipt.fuel_used).sum()
     }
@@ -132,12 +158,22 @@ pub(crate) async fn commit(
 ) -> Result<(), RunError> {
     fence(tx, writer, step, end).await?;
     if let Some((step, bill)) = step {
-        write_messages(tx, writer, step).await?;
+        if let Makes::Message = step.makes {
+            write_messages(tx, writer, step).await?;
+        }
         write_step(tx, writer, step, bill).await?;
+        if let Makes::Summary(Some(summary)) = &step.makes {
+            summary::insert(tx, writer.conversation, (writer.run, step.number), summary, writer.now).await?;
+        }
         write_calls(tx, writer, step, bill).await?;
         usage::record(tx, writer.book, &bill.events, writer.ids, writer.now).await?;
     }
-    events::append(tx, writer.run, told).await
+    events::append(tx, writer.run, told).await?;
+    if writer.is_bounded {
+        let spent = step.map(|(step, bill)| step.spent(bill.cost)).unwrap_or_default();
+        spending::settle(tx, writer.run.uuid(), Some(writer.run), spent, writer.ids, writer.now).await?;
+    }
+    Ok(())
 }
 
 /// First of all, so that the row's lock orders us and whoever else wants the run.
@@ -153,13 +189,13 @@ async fn fence(
         UPDATE run SET
             steps = steps + $4, input_tokens = input_tokens + $5, cached_input_tokens = cached_input_tokens + $6,
             output_tokens = output_tokens + $7, fuel = fuel + $8, cost = cost + $9, leased_until = $10,
-            status = coalesce($11, status), stop_reason = $12, error_code = $13, error_detail = $14,
-            ended_at = CASE WHEN $11::text IS NULL THEN NULL ELSE $15::timestamptz END
-        WHERE tenant_id = $1 AND run_id = $2 AND leased_by = $3 AND status = 'running'
+            pending = NULL, status = coalesce($11, status), stop_reason = $12, error_code = $13, error_detail = $14,
+            ended_at = CASE WHEN $11::text IS NULL THEN NULL ELSE $15::timestamptz END, output = $17
+        WHERE tenant_id = $1 AND run_id = $2 AND leased_by = $3 AND fence = $16 AND status = 'running'
         "#,
         tx.tenant().uuid(),
         writer.run.uuid(),
-        writer.worker,
+        writer.lease.worker,
         i32::from(step.is_some()),
         usage.input_tokens.cast_signed(),
         usage.cached_input_tokens.cast_signed(),
@@ -172,6 +208,8 @@ async fn fence(
         end.and_then(|end| end.error.as_ref()).map(|error| error.code.as_str()),
         end.and_then(|end| end.error.as_ref()).map(|error| error.detail.as_str()),
         writer.now.offset(),
+        writer.lease.fence(),
+        end.and_then(|end| end.output.as_ref()),
     )
     .execute(tx.conn())
     .await?;
@@ -179,16 +217,10 @@ async fn fence(
 }
 
 async fn write_messages(tx: &mut TenantTx, writer: &Writer<'_>, step: &StepDone) -> Result<(), RunError> {
-    let mut parts: Vec<Part> = Vec::with_capacity(step.calls.len() + 1);
-    if !step.text.is_empty() || step.calls.is_empty() {
-        parts.push(Part::text(step.text.clone()));
+    let mut parts = said_by_model(step);
+    if parts.is_empty() {
+        parts.push(Part::text(""));
     }
-    parts.extend(step.calls.iter().map(|result| Part::ToolCall {
-        id: result.call.id,
-        provider_id: result.call.asked.provider_id.clone(),
-        name: result.call.asked.name.clone(),
-        arguments: result.call.asked.arguments.clone(),
-    }));
     let mut new = vec![NewMessage { id: step.message, role: Role::Assistant, parts, run_id: Some(writer.run) }];
     if !step.calls.is_empty() {
         new.push(NewMessage {
@@ -202,15 +234,32 @@ async fn write_messages(tx: &mut TenantTx, writer: &Writer<'_>, step: &StepDone)
     Ok(())
 }
 
-/// What the model reads of a step's calls.
+/// A step's message: what was thought, then the text, the images and the calls.
+pub(crate) fn said_by_model(step: &StepDone) -> Vec<Part> {
+    let (thought, shown): (Vec<&Part>, Vec<&Part>) =
+        step.extra.iter().partition(|part| matches!(part, Part::Reasoning { .. }));
+    let text = (!step.text.is_empty()).then(|| Part::text(step.text.clone()));
+    let calls = step.calls.iter().map(|result| Part::ToolCall {
+        id: result.call.id,
+        provider_id: result.call.asked.provider_id.clone(),
+        name: result.call.asked.name.clone(),
+        arguments: result.call.asked.arguments.clone(),
+    });
+    thought.into_iter().cloned().chain(text).chain(shown.into_iter().cloned()).chain(calls).collect()
+}
+
+/// What the model reads of a step's calls: behind each result its images.
 pub(crate) fn results_for_model(step: &StepDone) -> Vec<Part> {
     step.calls
         .iter()
-        .map(|result| Part::ToolResult {
-            id: result.call.id,
-            provider_id: result.call.asked.provider_id.clone(),
-            is_error: result.outcome.is_error(),
-            text: cut(result.outcome.for_model(), step.result_bytes),
+        .flat_map(|result| {
+            let text = Part::ToolResult {
+                id: result.call.id,
+                provider_id: result.call.asked.provider_id.clone(),
+                is_error: result.outcome.is_error(),
+                text: cut(result.for_model(), step.result_bytes),
+            };
+            std::iter::once(text).chain(result.outcome.images_for_model().cloned())
         })
         .collect()
 }
@@ -228,8 +277,8 @@ async fn write_step(tx: &mut TenantTx, writer: &Writer<'_>, step: &StepDone, bil
     sqlx::query!(
         r#"
         INSERT INTO step (tenant_id, run_id, step, provider, model, input_tokens, cached_input_tokens, output_tokens,
-                          fuel, cost, started_at, ended_at)
-        VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12)
+                          fuel, cost, started_at, ended_at, trace, text_bytes)
+        VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14)
         "#,
         tx.tenant().uuid(),
         writer.run.uuid(),
@@ -243,6 +292,8 @@ async fn write_step(tx: &mut TenantTx, writer: &Writer<'_>, step: &StepDone, bil
         bill.cost.decimal(),
         step.started_at.offset(),
         writer.now.offset(),
+        json!(step.trace),
+        i32::try_from(step.text.len()).unwrap_or(i32::MAX),
     )
     .execute(tx.conn())
     .await?;
@@ -265,7 +316,7 @@ async fn write_calls(tx: &mut TenantTx, writer: &Writer<'_>, step: &StepDone, bi
             tool: &result.call.tool,
             function: &result.call.function,
             artifact: result.call.artifact,
-            arguments: &result.call.asked.arguments,
+            arguments: result.call.arguments(),
             outcome: &result.outcome,
             receipt: result.receipt.as_ref(),
             price: bill.prices.get(&result.call.id).copied().unwrap_or(Amount::ZERO),

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 
+use agent_config::agents::Strategy;
 use domain::message::Role;
 
 /// Tokens of input when the agent names no number: what every current model takes with room to spare.
@@ -31,7 +32,6 @@ pub(crate) fn window(
     budget: u64,
     mut tokens: impl FnMut(usize) -> u64,
 ) -> Result<usize, DoesNotFit> {
-    let begins = |index: usize| roles[index] == Role::User && (index == 0 || roles[index - 1] != Role::User);
     let mut needed = system_tokens;
     let mut start = None;
     for index in (0..roles.len()).rev() {
@@ -39,7 +39,7 @@ pub(crate) fn window(
         if needed > budget {
             break;
         }
-        if begins(index) {
+        if begins(roles, index) {
             start = Some(index);
         }
     }
@@ -47,6 +47,45 @@ pub(crate) fn window(
         Some(start) => Ok(start),
         None if roles.is_empty() => Ok(0),
         None => Err(DoesNotFit { needed, budget }),
+    }
+}
+
+fn begins(roles: &[Role], index: usize) -> bool {
+    roles[index] == Role::User && (index == 0 || roles[index - 1] != Role::User)
+}
+
+/// What becomes of a history.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Plan {
+    /// It is sent from this message on.
+    Send { from: usize },
+    /// What lies before this message is summarised first.
+    Summarize { before: usize },
+}
+
+/// As the agent's strategy has it. What is summarised makes so much room that the next summary is a while away: half of
+/// what the window leaves for messages is free then, and half of the number of messages.
+pub(crate) fn plan(
+    strategy: Strategy,
+    roles: &[Role],
+    fixed_tokens: u64,
+    budget: u64,
+    mut tokens: impl FnMut(usize) -> u64,
+) -> Result<Plan, DoesNotFit> {
+    let from = window(roles, fixed_tokens, budget, &mut tokens)?;
+    let many = WINDOW_MESSAGES_MAX as usize;
+    if strategy == Strategy::Truncate || (from == 0 && roles.len() <= many) {
+        return Ok(Plan::Send { from });
+    }
+    let last = (0..roles.len()).rev().find(|index| begins(roles, *index)).unwrap_or(0);
+    let half = fixed_tokens + budget.saturating_sub(fixed_tokens) / 2;
+    let fitting = window(roles, fixed_tokens, half, &mut tokens).unwrap_or(last);
+    let few = roles.len().saturating_sub(many / 2);
+    let few = (few..roles.len()).find(|index| begins(roles, *index)).unwrap_or(last);
+    match fitting.max(few) {
+        // One turn, of more messages than are looked at.
+        0 => Ok(Plan::Send { from }),
+        before => Ok(Plan::Summarize { before }),
     }
 }
 
@@ -115,6 +154,32 @@ mod tests {
             Ok(7)
         );
         assert_eq!(counted, 2, "what lies before the window is not counted");
+    }
+
+    #[test]
+    fn what_does_not_fit_is_summarised_in_whole_turns() {
+        let turn = [User, Assistant, Tool, Assistant];
+        let roles: Vec<Role> = turn.into_iter().cycle().take(16).collect();
+        let summarize = |before| Ok(Plan::Summarize { before });
+        for (budget, expected) in [
+            // Each message is 10 tokens, and 5 are fixed.
+            (165, Ok(Plan::Send { from: 0 })),
+            (164, summarize(12)),
+            (100, summarize(12)),
+            (45, summarize(12)),
+            (44, Err(DoesNotFit { needed: 45, budget: 44 })),
+        ] {
+            let plan = |strategy| plan(strategy, &roles, 5, budget, |_| 10);
+            assert_eq!(plan(Strategy::Summarize), expected, "{budget}");
+            let truncated = window(&roles, 5, budget, |_| 10).map(|from| Plan::Send { from });
+            assert_eq!(plan(Strategy::Truncate), truncated, "{budget}");
+        }
+        // Many small messages: the window is full of them before it is full of tokens.
+        let many: Vec<Role> = turn.into_iter().cycle().take(404).collect();
+        assert_eq!(plan(Strategy::Summarize, &many, 5, 1_000_000, |_| 1), summarize(204));
+        let one_turn: Vec<Role> = [User].into_iter().chain([Assistant, Tool].into_iter().cycle().take(600)).collect();
+        assert_eq!(plan(Strategy::Summarize, &one_turn, 5, 1_000_000, |_| 1), Ok(Plan::Send { from: 0 }));
+        assert_eq!(plan(Strategy::Summarize, &[], 5, 10, |_| 1), Ok(Plan::Send { from: 0 }));
     }
 
     #[test]

@@ -2,12 +2,23 @@
 
 use std::{fmt, str::FromStr};
 
-use domain::{MessageId, RunId};
-use serde::{Deserialize, Serialize};
+use domain::{MessageId, RunId, Timestamp};
+use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
 use serde_json::{Value, json};
 use tenancy::TenantTx;
 
-use crate::{feed, runs::RunError};
+use crate::{changes, feed, host::PROGRESS_TOLD_MAX, runs::RunError, step::CALLS_PER_STEP_MAX};
+
+/// How far the events of a process that takes a run over are numbered past the last stored one. More than one step
+/// tells: whatever a reader saw of the process before, and was never committed, has a smaller number than all that
+/// comes, so that the reader misses nothing of it.
+pub(crate) const RESUME_GAP: u32 = 4096;
+
+const _: () = {
+    // `started` and `completed` once a call, and `approval.requested`; progress with each try; the step's own and the end.
+    let call = 3 + PROGRESS_TOLD_MAX * changes::ATTEMPTS_MAX;
+    assert!(CALLS_PER_STEP_MAX as u32 * call + 2 < RESUME_GAP);
+};
 
 /// One event as a client is told of it.
 #[derive(Debug, Clone, PartialEq, Serialize)]
@@ -27,12 +38,16 @@ impl RunEvent {
     }
 
     pub fn is_terminal(&self) -> bool {
-        matches!(self.kind.as_str(), "run.completed" | "run.failed" | "run.cancelled")
+        is_terminal(&self.kind)
     }
 }
 
+pub(crate) fn is_terminal(kind: &str) -> bool {
+    matches!(kind, "run.completed" | "run.failed" | "run.cancelled")
+}
+
 /// How far a reader is.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord)]
 pub struct EventCursor {
     pub seq: u32,
     pub offset: u64,
@@ -51,6 +66,18 @@ impl FromStr for EventCursor {
     }
 }
 
+impl Serialize for EventCursor {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_str(self)
+    }
+}
+
+impl<'de> Deserialize<'de> for EventCursor {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        String::deserialize(deserializer)?.parse().map_err(de::Error::custom)
+    }
+}
+
 impl fmt::Display for EventCursor {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self.offset {
@@ -59,6 +86,9 @@ impl fmt::Display for EventCursor {
         }
     }
 }
+
+/// The run goes on in another process.
+pub(crate) const RESUMED: &str = "run.resumed";
 
 /// An event to be stored, or the text that was streamed after one.
 #[derive(Debug, Clone)]
@@ -98,6 +128,17 @@ pub(crate) async fn append(tx: &mut TenantTx, run: RunId, events: &[NewEvent]) -
     .execute(tx.conn())
     .await?;
     Ok(())
+}
+
+/// Stores that another process drives the run from here on: `restarts_after` is the last event that counts, and what a
+/// reader was told after it is void. The caller has fenced the run in this transaction. Returns the event's number, with
+/// which the process goes on.
+pub(crate) async fn resumed(tx: &mut TenantTx, run: RunId, attempt: u32, at: Timestamp) -> Result<u32, RunError> {
+    let last = last_seq(tx, run).await?;
+    let seq = last + RESUME_GAP;
+    let data = json!({"attempt": attempt, "restarts_after": last, "at": at});
+    append(tx, run, &[NewEvent::Event { seq, kind: RESUMED, data }]).await?;
+    Ok(seq)
 }
 
 /// The stored events after a cursor, in order. Terminal events come without their body: the caller tells it as it is now.

@@ -11,11 +11,13 @@ use crate::{
     changes::{self, AfterApply, Tried},
     commit::{self, Bill, StepDone, Writer},
     drive::Driver,
-    host::{Overlay, TenantHost},
+    fault,
+    host::Overlay,
     load::Loaded,
     runs::{self, End, RunError, RunUsage},
     teller::Truth,
     tool_calls::BilledReceipt,
+    webhooks,
 };
 
 /// Tries to commit a step while the database is away for a moment.
@@ -53,15 +55,58 @@ pub(crate) async fn finish(
                     end = run_again(driver, turn, step, &rerun, &tried, halt).await;
                 }
             }
-            // A commit whose answer was lost is not written twice: the step's key and the usage's refuse it.
             Err(error) if error.kind() == Kind::Unavailable && tries < COMMIT_TRIES => {
                 tracing::warn!(run.id = %turn.run.id, error = %error, tries, "a step could not be committed yet");
                 tries += 1;
                 tokio::time::sleep(COMMIT_PAUSE).await;
+                // The answer may have been lost after the commit. Then it is not written again, and no call runs again
+                // because of what it wrote itself.
+                match landed(driver, turn, step.as_deref(), end.as_ref()).await {
+                    Ok(Some((truths, cost))) => {
+                        driver.teller.stored(truths);
+                        return Ok((cost, end.is_some()));
+                    }
+                    Ok(None) => {}
+                    Err(error) if error.kind() == Kind::Unavailable => {}
+                    Err(error) => return Err(error),
+                }
             }
             Err(error) => return Err(error),
         }
     }
+}
+
+/// What an earlier try has committed, if it did.
+async fn landed(
+    driver: &Driver<'_>,
+    turn: &Loaded,
+    step: Option<&StepDone>,
+    end: Option<&End>,
+) -> Result<Option<(Vec<Truth>, Amount)>, RunError> {
+    let writer = writer(driver, turn);
+    let mut tx = driver.tenant.begin().await?;
+    let row = sqlx::query!(
+        "SELECT steps, status FROM run WHERE tenant_id = $1 AND run_id = $2 AND leased_by = $3 AND fence = $4",
+        tx.tenant().uuid(),
+        writer.run.uuid(),
+        writer.lease.worker,
+        writer.lease.fence(),
+    )
+    .fetch_optional(tx.conn())
+    .await?
+    .ok_or(RunError::Fenced)?;
+    let is_there = step.is_none_or(|step| row.steps.cast_unsigned() >= step.number)
+        && end.is_none_or(|end| row.status == end.status.as_str());
+    if !is_there {
+        return Ok(None);
+    }
+    let step = step.map(|step| (step, commit::bill(&writer, step)));
+    let mut truths: Vec<Truth> = step.iter().flat_map(|(step, bill)| told_of(turn, step, bill)).collect();
+    if let Some(end) = end {
+        let told = json!(runs::turn(&mut tx, turn.run.id).await?);
+        truths.push(Truth { told, ..Truth::new(end.status.event(), json!({})) });
+    }
+    Ok(Some((truths, step.map_or(Amount::ZERO, |(_, bill)| bill.cost))))
 }
 
 /// One transaction.
@@ -94,12 +139,15 @@ async fn write(
     truths.extend(end.map(|end| Truth::new(end.status.event(), json!({}))));
     let told = driver.teller.to_store(&truths);
     commit::commit(&mut tx, &writer, step.as_ref().map(|(step, bill)| (*step, bill)), end, &told).await?;
-    if end.is_some() {
+    if let Some(end) = end {
         // Read in the same transaction: the last event is told with the body that the run now has.
         let body = json!(runs::turn(&mut tx, turn.run.id).await?);
+        webhooks::run_ended(&mut tx, turn.run.id, end.status, Some(&body), writer.ids, writer.now).await?;
         truths.iter_mut().rev().take(1).for_each(|last| last.told = body.clone());
     }
+    fault::point(if end.is_some() { "end.committing" } else { "step.committing" });
     tx.commit().await?;
+    fault::point(if end.is_some() { "end.committed" } else { "step.committed" });
     Ok(Written::Committed(truths, step.map_or(Amount::ZERO, |(_, bill)| bill.cost)))
 }
 
@@ -133,8 +181,7 @@ async fn run_again(
         let earlier = Overlay::of((0..at).filter(counts).flat_map(|before| &step.calls[before].changes));
         let attempt = step.calls[at].receipt.as_ref().map_or(1, |receipt| receipt.attempt) + 1;
         tracing::info!(tool_call.id = %call.id, attempt, "a call in conflict runs again");
-        let host = TenantHost::new(driver.tenant, &driver.runtime.0.store_reads);
-        let host = host.telling(call.id, &driver.teller).over(earlier);
+        let host = driver.host(call.id, attempt, &step.sends).over(earlier);
         let again = Try { attempt, host, left: driver.left() };
         let running = driver.runtime.run_call(driver.tenant, turn, call.clone(), again);
         let result = tokio::select! {
@@ -164,7 +211,11 @@ fn told_of(turn: &Loaded, step: &StepDone, bill: &Bill) -> Vec<Truth> {
         fuel: step.fuel(),
     };
     let cost = Money { amount: bill.cost, currency: turn.book.currency.clone() };
-    truths.push(Truth::new("step.completed", json!({"step": step.number, "usage": usage, "cost": cost})));
+    let mut told = json!({"step": step.number, "usage": usage, "cost": cost});
+    if let Some(messages) = step.trace.summarized_messages {
+        told["summarized_messages"] = messages.into();
+    }
+    truths.push(Truth::new("step.completed", told));
     truths
 }
 
@@ -182,6 +233,7 @@ pub(crate) fn completed(turn: &Loaded, result: &CallResult) -> Value {
             currency: turn.book.currency.clone(),
         },
         price_book: turn.book.version,
+        approval: result.call.approval.clone(),
     });
     json!({"id": result.call.id, "outcome": result.outcome, "receipt": billed})
 }
@@ -191,13 +243,14 @@ pub(crate) fn writer<'w>(driver: &Driver<'w>, turn: &'w Loaded) -> Writer<'w> {
     let now = parts.clock.now();
     Writer {
         run: turn.run.id,
-        worker: driver.runtime.0.worker,
+        lease: driver.lease.clone(),
         leased_until: now.plus(parts.settings.lease),
         agent: turn.agent.id,
         conversation: turn.run.conversation_id,
         api_key: turn.run.private.api_key,
         external_user_id: turn.run.external_user_id.as_deref(),
         book: &turn.book,
+        is_bounded: turn.purse.is_bounded,
         ids: parts.ids.as_ref(),
         now,
     }

@@ -1,4 +1,5 @@
-//! What a tenant's call asks of this process while it works: the tenant's key-value store, and to tell of its progress.
+//! What a tenant's call asks of this process while it works: the tenant's key-value store, to note what it is about to
+//! send, and to tell of its progress.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -15,9 +16,9 @@ use domain::{CallId, nul};
 use serde_json::json;
 use tenancy::Tenant;
 use tokio::sync::Semaphore;
-use tool_api::{CallHost, Change, HostError, Operation, Progress};
+use tool_api::{CallHost, Change, HostError, Intent, Operation, Progress};
 
-use crate::teller::Teller;
+use crate::{intents::Sending, teller::Teller};
 
 /// Reads of tools from tenants' stores at the same moment, in one process: connections to the database are for everybody.
 pub(crate) const READS_AT_ONCE: usize = 4;
@@ -25,7 +26,7 @@ pub(crate) const READS_AT_ONCE: usize = 4;
 const READS_MAX: u32 = 10_000;
 /// Progress that is told of one call; what comes later is dropped. It is numbered and stored like a run's other events,
 /// so that a reader who comes back misses and repeats nothing.
-const PROGRESS_TOLD_MAX: u32 = 20;
+pub(crate) const PROGRESS_TOLD_MAX: u32 = 20;
 /// Bytes of one progress text: a line for people.
 const PROGRESS_BYTES_MAX: usize = 1024;
 
@@ -34,6 +35,7 @@ pub(crate) struct TenantHost {
     tenant: Tenant,
     turns: Arc<Semaphore>,
     reads: AtomicU32,
+    sending: Sending,
     earlier: Overlay,
     listener: Option<Listener>,
 }
@@ -45,13 +47,14 @@ struct Listener {
 }
 
 impl TenantHost {
-    pub(crate) fn new(tenant: &Tenant, turns: &Arc<Semaphore>) -> TenantHost {
+    pub(crate) fn new(tenant: &Tenant, turns: &Arc<Semaphore>, sending: Sending) -> TenantHost {
         let (tenant, turns) = (tenant.clone(), turns.clone());
-        TenantHost { tenant, turns, reads: AtomicU32::new(0), earlier: Overlay::default(), listener: None }
+        TenantHost { tenant, turns, reads: AtomicU32::new(0), sending, earlier: Overlay::default(), listener: None }
     }
 
     /// Progress is told as events of a run.
-    pub(crate) fn telling(self, call: CallId, teller: &Arc<Teller>) -> TenantHost {
+    pub(crate) fn telling(self, teller: &Arc<Teller>) -> TenantHost {
+        let call = self.sending.call;
         let listener = Listener { call, teller: teller.clone(), told: AtomicU32::new(0) };
         TenantHost { listener: Some(listener), ..self }
     }
@@ -105,6 +108,10 @@ impl CallHost for TenantHost {
             }
             from = until;
         }
+    }
+
+    async fn sending(&self, intent: Intent) -> Result<(), HostError> {
+        self.sending.note(&self.tenant, intent).await
     }
 
     fn progress(&self, progress: Progress) {

@@ -1,29 +1,46 @@
 //! What a run needs, read once: its agent, functions, prices, history and models; and the request that a step makes of it.
 
-use std::sync::Arc;
+use std::{collections::HashMap, sync::Arc};
 
 use agent_config::{
-    agents::{Agent, ModelChoice},
+    agents::{Agent, ModelChoice, Strategy},
     provider_keys::{self, OpenedKey, ProviderKind},
     revisions,
 };
 use async_trait::async_trait;
-use billing_meter::prices::{self, PriceBook};
+use billing_meter::{
+    holds,
+    prices::{self, PriceBook},
+};
 use conversation_store::messages;
-use domain::{RunId, message::Role};
+use domain::{
+    CallId, RunId,
+    message::{Part, Role},
+};
 use model_providers::{
-    Endpoint, EndpointKind, Message, ModelProvider, ModelRef, ModelRequest, ModelStream, ProviderError, tokens,
+    Endpoint, EndpointKind, KeyOf, Message, ModelProvider, ModelRef, ModelRequest, ModelStream, ProviderError, tokens,
 };
 use serde_json::{Map, Value};
 use tenancy::{Tenant, TenantTx, plans::Plan, tenants};
 use tool_api::{CallContext, Share};
 
 use crate::{
-    AgentRuntime,
+    AgentRuntime, Lease,
+    approvals::{self, Asked},
     calls::Functions,
-    context::{self, INPUT_TOKENS_DEFAULT, WINDOW_MESSAGES_MAX},
-    events::{self, EventCursor},
+    context::{self, DoesNotFit, INPUT_TOKENS_DEFAULT, WINDOW_MESSAGES_MAX},
+    drive::Beginning,
+    events,
+    feed::Feed,
+    intents::{self, Intents},
+    line, output,
+    pending::{self, Pending},
+    request_key,
     runs::{self, End, Run, RunError, StopReason},
+    spending::Purse,
+    summary::{self, Summary},
+    teller::Teller,
+    trace::Tracer,
 };
 
 /// Everything a run needs, read once.
@@ -38,14 +55,32 @@ pub(crate) struct Loaded {
     pub(crate) storage_bytes_max: i64,
     pub(crate) specs: Vec<domain::message::FunctionSpec>,
     pub(crate) book: PriceBook,
+    pub(crate) purse: Purse,
     pub(crate) candidates: Result<Vec<Candidate>, ProviderError>,
     /// `None`: longer than it may be.
     pub(crate) system: Option<String>,
     /// Tokens of the system prompt and the functions.
     pub(crate) fixed_tokens: u64,
+    /// Of the messages before `messages`, where the agent has them summarised.
+    pub(crate) summary: Option<Summary>,
+    /// Steps of this run that made one.
+    pub(crate) summaries: u32,
+    /// Of the first of `messages`, in the conversation.
+    pub(crate) first_position: u32,
     pub(crate) messages: Vec<Message>,
     /// Tokens of each message, once counted.
     pub(crate) counts: Vec<Option<u64>>,
+    /// Tokens of the request that was made last.
+    pub(crate) asked_tokens: u64,
+    /// What the model is told of an answer that did not fit the agent's `output_schema`, once there was one.
+    pub(crate) correction: Option<String>,
+    pub(crate) tracer: Tracer,
+    /// The reply that a process before this one left behind.
+    pub(crate) pending: Option<Pending>,
+    /// What calls have begun to send: those of `pending`, then of this process.
+    pub(crate) intents: Arc<Intents>,
+    /// What was said of calls of `pending`.
+    pub(crate) approvals: HashMap<CallId, Asked>,
 }
 
 /// A model that may answer.
@@ -56,13 +91,31 @@ pub(crate) struct Candidate {
     pub(crate) billed: String,
 }
 
-/// One read transaction. Also gives the data of the run's first event.
+/// From where a run's events are told.
+pub(crate) enum Begin {
+    /// From the first one, with this data.
+    First(Value),
+    /// Those up to this number are stored.
+    After(u32),
+}
+
+impl Begin {
+    pub(crate) fn teller(self, feed: &Arc<Feed>) -> Arc<Teller> {
+        match self {
+            Begin::First(started) => Teller::begin(feed, started),
+            Begin::After(seq) => Teller::go_on(feed, seq),
+        }
+    }
+}
+
+/// One transaction. Of a run that begins here it only reads; that a run goes on here is stored before anything is told.
 pub(crate) async fn load(
     runtime: &AgentRuntime,
     tenant: &Tenant,
     id: RunId,
-    started: Option<Value>,
-) -> Result<(Loaded, Value), RunError> {
+    beginning: Beginning,
+    lease: &Lease,
+) -> Result<(Loaded, Begin), RunError> {
     let mut tx = tenant.begin().await?;
     let run = runs::get(&mut tx, id).await?.ok_or(RunError::NotFound)?;
     let agent = revisions::pinned(&mut tx, run.agent_id, run.revision).await?;
@@ -71,17 +124,54 @@ pub(crate) async fn load(
     let plan = tenants::get(&mut tx).await?.plan;
     functions.iter_mut().for_each(|function| function.limits = function.limits.min(plan.tool_limits));
     let book = prices::current(&mut tx).await?;
-    let window = messages::newest(&mut tx, run.conversation_id, WINDOW_MESSAGES_MAX).await?;
-    let candidates = candidates(runtime, &mut tx, &agent).await?;
-    let started = match started {
-        Some(started) => started,
-        None => {
-            let first = events::read(&mut tx, id, EventCursor::default()).await?.into_iter().next();
-            first.map(|event| event.data).unwrap_or_default()
+    let is_bounded = holds::any(&mut tx, plan.tokens_per_month).await?;
+    // Before its messages are read: what it says is one of them.
+    let spoke = match &beginning {
+        Beginning::Accepted(_) => false,
+        _ => line::speak(&mut tx, &run, lease, runtime.0.parts.ids.as_ref(), runtime.0.parts.clock.now()).await?,
+    };
+    let (summary, summaries) = match agent.spec.context.strategy {
+        Strategy::Truncate => (None, 0),
+        Strategy::Summarize => summary::newest(&mut tx, run.conversation_id, id).await?,
+    };
+    let through = summary.as_ref().map_or(0, |summary| summary.through);
+    let looked_at = match agent.spec.context.strategy {
+        Strategy::Truncate => WINDOW_MESSAGES_MAX,
+        // More than that are summarised, and so are read.
+        Strategy::Summarize => 2 * WINDOW_MESSAGES_MAX,
+    };
+    let window = messages::newest_after(&mut tx, run.conversation_id, through, looked_at).await?;
+    let tracer = Tracer::new();
+    let candidates = candidates(runtime, &mut tx, &run, &agent, &tracer).await?;
+    let is_begun_elsewhere = !matches!(beginning, Beginning::Accepted(_));
+    let pending = if is_begun_elsewhere { pending::of_run(&mut tx, id).await? } else { None };
+    let calls: Vec<CallId> = pending.iter().flat_map(|pending| &pending.calls).map(|call| call.id).collect();
+    let (sent, approvals) = match calls.as_slice() {
+        [] => Default::default(),
+        calls => (intents::of_calls(&mut tx, calls).await?, approvals::of_calls(&mut tx, calls).await?),
+    };
+    let begin = match beginning {
+        Beginning::Accepted(started) => Begin::First(started),
+        Beginning::Queued => {
+            let last = events::last_seq(&mut tx, id).await?;
+            if spoke {
+                tx.commit().await?;
+            }
+            Begin::After(last)
+        }
+        Beginning::Abandoned { attempt } => {
+            still_ours(&mut tx, id, lease).await?;
+            let resumed = events::resumed(&mut tx, id, attempt, runtime.0.parts.clock.now()).await?;
+            tx.commit().await?;
+            Begin::After(resumed)
         }
     };
-    drop(tx);
-    let system = context::fill(&agent.spec.system_prompt, &run.private.context);
+    let mut system = context::fill(&agent.spec.system_prompt, &run.private.context);
+    let schema = agent.spec.output_schema.as_ref();
+    if let (Some(system), Some(schema)) = (&mut system, schema) {
+        output::instruct(system, schema);
+    }
+    let correction = schema.and_then(|schema| output::correction_of(schema, &window, id));
     let specs: Vec<_> = functions.iter().map(|function| function.spec.clone()).collect();
     let loaded = Loaded {
         fixed_tokens: fixed_tokens(system.clone().unwrap_or_default(), specs.clone()).await,
@@ -97,14 +187,47 @@ pub(crate) async fn load(
         },
         share: share(&plan),
         storage_bytes_max: plan.storage_bytes,
+        purse: Purse {
+            is_bounded,
+            tokens_per_month: plan.tokens_per_month,
+            max_cost: agent.spec.limits.max_cost.as_ref().map(|max| max.amount),
+            spent: run.cost.amount,
+        },
+        first_position: window.first().map_or(through + 1, |message| message.position),
+        summary,
+        summaries,
         messages: window.into_iter().map(|message| Message { role: message.role, parts: message.parts }).collect(),
         counts: Vec::new(),
+        asked_tokens: 0,
+        correction,
+        tracer,
+        pending,
+        intents: Arc::new(Intents::found(sent)),
+        approvals,
         run,
         agent,
         book,
         candidates,
     };
-    Ok((loaded, started))
+    Ok((loaded, begin))
+}
+
+/// The run stays this process's until the transaction ends.
+async fn still_ours(tx: &mut TenantTx, run: RunId, lease: &Lease) -> Result<(), RunError> {
+    let held = sqlx::query_scalar!(
+        r#"
+        SELECT run_id FROM run
+        WHERE tenant_id = $1 AND run_id = $2 AND leased_by = $3 AND fence = $4 AND status = 'running'
+        FOR UPDATE
+        "#,
+        tx.tenant().uuid(),
+        run.uuid(),
+        lease.worker,
+        lease.fence(),
+    )
+    .fetch_optional(tx.conn())
+    .await?;
+    held.map(drop).ok_or(RunError::Fenced)
 }
 
 /// What a plan gives to a tenant's calls. Both numbers are greater than zero (`Plan::check`).
@@ -120,21 +243,39 @@ pub(crate) fn request(turn: &mut Loaded) -> Result<ModelRequest, End> {
             context::SYSTEM_BYTES_MAX
         ))
     })?;
-    let roles: Vec<Role> = turn.messages.iter().map(|message| message.role).collect();
-    turn.counts.resize(roles.len(), None);
-    let (messages, counts) = (&turn.messages, &mut turn.counts);
-    let count = |index: usize| *counts[index].get_or_insert_with(|| tokens::count_message(&messages[index]));
-    let start = context::window(&roles, turn.fixed_tokens, input_tokens(&turn.agent), count)
-        .map_err(|error| too_large(error.to_string()))?;
+    let (plan, fixed_tokens) = plan(turn).map_err(|error| too_large(error.to_string()))?;
+    let (context::Plan::Send { from } | context::Plan::Summarize { before: from }) = plan;
+    turn.asked_tokens = fixed_tokens + turn.counts[from..].iter().flatten().sum::<u64>();
+    let before = turn.summary.as_ref().map(summary::as_message);
+    let messages = before.into_iter().chain(turn.messages[from..].iter().cloned()).chain(correction(turn));
     Ok(ModelRequest {
         model: ModelRef::new("", ""),
         system,
-        messages: turn.messages[start..].to_vec(),
+        messages: messages.collect(),
         functions: turn.specs.clone(),
         temperature: None,
         max_output_tokens: None,
         options: Map::new(),
+        output_schema: turn.agent.spec.output_schema.clone(),
     })
+}
+
+/// What becomes of the messages, as the agent's strategy has it; and the tokens of all else that is sent with them.
+pub(crate) fn plan(turn: &mut Loaded) -> Result<(context::Plan, u64), DoesNotFit> {
+    let beside = correction(turn).into_iter().chain(turn.summary.as_ref().map(summary::as_message));
+    let fixed_tokens = turn.fixed_tokens + beside.map(|message| tokens::count_message(&message)).sum::<u64>();
+    let roles: Vec<Role> = turn.messages.iter().map(|message| message.role).collect();
+    turn.counts.resize(roles.len(), None);
+    let (messages, counts) = (&turn.messages, &mut turn.counts);
+    let count = |index: usize| *counts[index].get_or_insert_with(|| tokens::count_message(&messages[index]));
+    let strategy = turn.agent.spec.context.strategy;
+    let plan = context::plan(strategy, &roles, fixed_tokens, input_tokens(&turn.agent), count)?;
+    Ok((plan, fixed_tokens))
+}
+
+/// It follows whatever the window holds, and is no turn of its own.
+fn correction(turn: &Loaded) -> Option<Message> {
+    turn.correction.clone().map(|text| Message { role: Role::User, parts: vec![Part::text(text)] })
 }
 
 pub(crate) fn input_tokens(agent: &Agent) -> u64 {
@@ -151,32 +292,50 @@ async fn fixed_tokens(system: String, functions: Vec<domain::message::FunctionSp
         temperature: None,
         max_output_tokens: None,
         options: Map::new(),
+        output_schema: None,
     };
     // It ends only with the process, or by a panic of the tokenizer: then nothing is taken for fixed.
     tokio::task::spawn_blocking(move || tokens::count_request(&request)).await.unwrap_or(0)
 }
 
-/// The agent's models in order, each behind its own provider. The tenant's key goes before the platform's.
+/// Which model is meant.
+pub(crate) fn reference(choice: &ModelChoice) -> ModelRef {
+    match &choice.provider {
+        Some(provider) => ModelRef::new(provider, &choice.name),
+        None => ModelRef::parse(&choice.name),
+    }
+}
+
+/// The agent's models in order, each behind its own provider. The request's key goes before the tenant's, and that before
+/// the platform's.
 async fn candidates(
     runtime: &AgentRuntime,
     tx: &mut TenantTx,
+    run: &Run,
     agent: &Agent,
+    tracer: &Tracer,
 ) -> Result<Result<Vec<Candidate>, ProviderError>, RunError> {
     let parts = &runtime.0.parts;
-    let mut candidates = Vec::new();
+    let brought = match run.private.has_provider_key {
+        true => request_key::open(tx, &parts.master_key, run.id).await?,
+        false => None,
+    };
+    let mut candidates: Vec<Candidate> = Vec::new();
     for choice in std::iter::once(&agent.spec.model).chain(&agent.spec.fallback_models) {
-        let model = match &choice.provider {
-            Some(provider) => ModelRef::new(provider, &choice.name),
-            None => ModelRef::parse(&choice.name),
-        };
-        let own = provider_keys::open(tx, &parts.master_key, &model.provider).await?.map(endpoint);
+        let model = reference(choice);
+        let mut own = provider_keys::open(tx, &parts.master_key, &model.provider).await?.map(endpoint);
+        // It is for the provider of the agent's model, and goes to no other.
+        let is_first = candidates.first().is_none_or(|first| first.model.provider == model.provider);
+        if let Some(key) = brought.as_ref().filter(|_| is_first && model.provider != model_providers::DEMO) {
+            own = Endpoint::with_request_key(own, &model.provider, key.clone());
+        }
         let billed = match &own {
             Some(_) => prices::own_key(&model.provider),
             None => model.provider.clone(),
         };
-        match parts.providers.open(&model.provider, own) {
+        match parts.providers.open(tx.tenant(), &model.provider, own) {
             Ok(inner) => {
-                let provider = Arc::new(Tuned { inner, choice: choice.clone() });
+                let provider = Arc::new(Tuned { inner, choice: choice.clone(), tracer: tracer.clone() });
                 candidates.push(Candidate { model, provider, billed });
             }
             Err(error) => return Ok(Err(error)),
@@ -189,14 +348,17 @@ fn endpoint(key: OpenedKey) -> Endpoint {
     let kind = match key.kind {
         ProviderKind::Openai => EndpointKind::Openai,
         ProviderKind::OpenaiCompatible => EndpointKind::OpenaiCompatible,
+        ProviderKind::Anthropic => EndpointKind::Anthropic,
+        ProviderKind::Gemini => EndpointKind::Gemini,
     };
-    Endpoint { kind, base_url: key.base_url, api_key: key.api_key, trusted: false }
+    Endpoint { kind, base_url: key.base_url, api_key: key.api_key, key_of: KeyOf::Tenant }
 }
 
 /// A provider that is asked with one choice's settings.
 struct Tuned {
     inner: Arc<dyn ModelProvider>,
     choice: ModelChoice,
+    tracer: Tracer,
 }
 
 #[async_trait]
@@ -205,10 +367,11 @@ impl ModelProvider for Tuned {
         let ModelChoice { temperature, max_output_tokens, options, .. } = &self.choice;
         let tuned = ModelRequest {
             temperature: *temperature,
-            max_output_tokens: *max_output_tokens,
+            // What is left of a budget may be less than the agent's own limit.
+            max_output_tokens: [*max_output_tokens, request.max_output_tokens].into_iter().flatten().min(),
             options: options.clone(),
             ..request.clone()
         };
-        self.inner.stream(&tuned).await
+        self.tracer.watch(&tuned, self.inner.stream(&tuned)).await
     }
 }

@@ -1,6 +1,6 @@
 //! One question to the model: its text is told as it comes, its calls are collected.
 
-use domain::{MessageId, Problem, nul};
+use domain::{MessageId, Problem, message::Part, nul};
 use futures::StreamExt;
 use model_providers::{ModelEvent, ModelRef, ModelRequest, ProviderError, Usage, retry, tokens};
 
@@ -8,7 +8,9 @@ use crate::{
     drive::Driver,
     load::{Loaded, request},
     runs::{End, StopReason},
+    spending,
     step::AskedCall,
+    trace::Trace,
 };
 
 /// What a model said, whole or cut.
@@ -18,9 +20,12 @@ pub(crate) struct Reply {
     pub(crate) usage: Usage,
     pub(crate) message: MessageId,
     pub(crate) text: String,
+    /// What the model said besides text and calls: images, and what its provider wants back (`Part::Reasoning`).
+    pub(crate) extra: Vec<Part>,
     pub(crate) calls: Vec<AskedCall>,
     /// Why it was cut.
     pub(crate) cut: Option<End>,
+    pub(crate) trace: Trace,
 }
 
 /// Asks the model and tells its text as it comes. `Err`: nothing came, and nothing is charged.
@@ -29,9 +34,30 @@ pub(crate) async fn ask(
     turn: &mut Loaded,
     halt: &mut (impl Future<Output = End> + Unpin),
 ) -> Result<Reply, End> {
-    let failed = |error: &ProviderError| End::failed(StopReason::Error, error.code(), error.to_string());
     let request = request(turn)?;
+    ask_for(driver, turn, request, Audience::Followers, halt).await
+}
+
+/// Who hears what the model says.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Audience {
+    Followers,
+    Nobody,
+}
+
+/// The same with any request. Its tokens are in `asked_tokens`.
+pub(crate) async fn ask_for(
+    driver: &Driver<'_>,
+    turn: &mut Loaded,
+    mut request: ModelRequest,
+    audience: Audience,
+    halt: &mut (impl Future<Output = End> + Unpin),
+) -> Result<Reply, End> {
+    let failed = |error: &ProviderError| End::failed(StopReason::Error, error.code(), error.to_string());
+    turn.tracer.begin();
     let candidates = turn.candidates.as_ref().map_err(failed)?;
+    let held = spending::hold_for_model(driver, turn, candidates, halt).await?;
+    request.max_output_tokens = held.as_ref().and_then(|held| held.output_tokens);
     let ids = driver.runtime.0.parts.ids.clone();
     // The last 32 bits of an id are random.
     let chance = move || f64::from(ids.uuid().as_u128() as u32) / f64::from(u32::MAX);
@@ -49,8 +75,10 @@ pub(crate) async fn ask(
         usage: Usage::default(),
         message: MessageId::new(driver.runtime.0.parts.ids.as_ref()),
         text: String::new(),
+        extra: Vec::new(),
         calls: Vec::new(),
         cut: None,
+        trace: Trace::default(),
     };
     let ended = loop {
         let event = tokio::select! {
@@ -61,8 +89,15 @@ pub(crate) async fn ask(
         match event {
             Some(Ok(ModelEvent::Text(text))) => {
                 let text = nul::replaced(text);
-                driver.teller.delta(reply.message, &text);
+                if audience == Audience::Followers {
+                    driver.teller.delta(reply.message, &text);
+                }
                 reply.text.push_str(&text);
+            }
+            Some(Ok(ModelEvent::Image { media_type, data })) => reply.extra.push(Part::Image { media_type, data }),
+            Some(Ok(ModelEvent::Reasoning(mut data))) => {
+                nul::replace(&mut data);
+                reply.extra.push(Part::Reasoning { provider: reply.model.provider.clone(), data });
             }
             Some(Ok(ModelEvent::ToolCall { provider_id, name, arguments })) => {
                 reply.calls.push(AskedCall { provider_id, name, arguments });
@@ -86,9 +121,13 @@ pub(crate) async fn ask(
         reply.usage = counted(&request, &reply);
         reply.calls.clear();
     }
-    if !reply.text.is_empty() {
+    if let Some(held) = held {
+        reply.usage = held.billed(&turn.book, &reply.billed, &reply.model.name, reply.usage);
+    }
+    if !reply.text.is_empty() && audience == Audience::Followers {
         driver.teller.said(reply.message, reply.text.clone());
     }
+    reply.trace = turn.tracer.taken();
     Ok(reply)
 }
 

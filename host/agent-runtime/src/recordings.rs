@@ -3,10 +3,10 @@
 use agent_config::ToolError;
 use domain::{CallId, FieldError, Kind, Problem, Timestamp, names::BadName};
 use serde_json::Value;
-use tenancy::{DbError, TenantTx, tenants::TenantError};
+use tenancy::{DbError, TenantTx, idempotency::IdempotencyError, tenants::TenantError};
 use tool_api::{CallError, Given, RecordedCall};
 
-use crate::{fit::Unfit, runs::RunError, tool_calls};
+use crate::{fit::Unfit, runs::RunError, spending::Unpaid, tool_calls};
 
 /// Why a recording cannot be had, or its call cannot be run again.
 #[derive(Debug, thiserror::Error)]
@@ -25,9 +25,13 @@ pub enum RecordingError {
     #[error(transparent)]
     Tenant(#[from] TenantError),
     #[error(transparent)]
+    Unpaid(#[from] Unpaid),
+    #[error(transparent)]
     Call(#[from] CallError),
     #[error(transparent)]
     Run(#[from] RunError),
+    #[error(transparent)]
+    Idempotency(#[from] IdempotencyError),
     #[error(transparent)]
     Db(#[from] DbError),
 }
@@ -40,8 +44,10 @@ impl Problem for RecordingError {
             RecordingError::Unfit(error) => error.kind(),
             RecordingError::Tool(error) => error.kind(),
             RecordingError::Tenant(error) => error.kind(),
+            RecordingError::Unpaid(error) => error.kind(),
             RecordingError::Call(error) => error.kind(),
             RecordingError::Run(error) => error.kind(),
+            RecordingError::Idempotency(error) => error.kind(),
             RecordingError::Db(error) => error.kind(),
         }
     }
@@ -53,8 +59,10 @@ impl Problem for RecordingError {
             RecordingError::Unfit(error) => error.code(),
             RecordingError::Tool(error) => error.code(),
             RecordingError::Tenant(error) => error.code(),
+            RecordingError::Unpaid(error) => error.code(),
             RecordingError::Call(error) => error.code(),
             RecordingError::Run(error) => error.code(),
+            RecordingError::Idempotency(error) => error.code(),
             RecordingError::Db(error) => error.code(),
         }
     }
@@ -70,6 +78,7 @@ impl Problem for RecordingError {
     fn retry_after_seconds(&self) -> Option<u64> {
         match self {
             RecordingError::Call(error) => error.retry_after_seconds(),
+            RecordingError::Idempotency(error) => error.retry_after_seconds(),
             RecordingError::Db(error) => error.retry_after_seconds(),
             _ => None,
         }

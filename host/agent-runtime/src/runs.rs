@@ -3,13 +3,13 @@
 use std::collections::BTreeMap;
 
 use agent_config::{agents::AgentError, provider_keys::ProviderKeyError};
-use billing_meter::{prices::PriceError, usage::UsageError};
+use billing_meter::{BudgetError, prices::PriceError, usage::UsageError};
 use conversation_store::{
     conversations::ConversationError,
     messages::{self, Message, MessageError},
 };
 use domain::{
-    AgentId, AgentName, Amount, ApiKeyId, CallId, ConversationId, Kind, Money, Problem, RunId, Timestamp,
+    AgentId, AgentName, Amount, ApiKeyId, ConversationId, Kind, Money, Problem, RunId, Timestamp,
     message::Role,
     page::{Page, PageRequest},
 };
@@ -19,7 +19,10 @@ use sqlx::{QueryBuilder, Row as _, postgres::PgRow};
 use tenancy::{DbError, TenantTx, tenants::TenantError};
 use uuid::Uuid;
 
-use crate::tool_calls::{self, ToolCallRow};
+use crate::{
+    approvals::{self, PendingApproval},
+    tool_calls::{self, ToolCallRow},
+};
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, utoipa::ToSchema)]
 #[serde(rename_all = "snake_case")]
@@ -80,7 +83,7 @@ pub enum StopReason {
     Budget,
     Deadline,
     Cancelled,
-    /// The process that drove the run died.
+    /// One process after the other that drove the run ended.
     Interrupted,
     Error,
 }
@@ -119,20 +122,22 @@ pub(crate) struct End {
     pub(crate) status: RunStatus,
     pub(crate) reason: StopReason,
     pub(crate) error: Option<Failure>,
+    /// What the answer is by the agent's `output_schema`.
+    pub(crate) output: Option<Value>,
 }
 
 impl End {
     pub(crate) fn completed(reason: StopReason) -> End {
-        End { status: RunStatus::Completed, reason, error: None }
+        End { status: RunStatus::Completed, reason, error: None, output: None }
     }
 
     pub(crate) fn failed(reason: StopReason, code: &str, detail: impl Into<String>) -> End {
         let error = Some(Failure { code: code.to_owned(), detail: detail.into() });
-        End { status: RunStatus::Failed, reason, error }
+        End { status: RunStatus::Failed, reason, error, output: None }
     }
 
     pub(crate) fn cancelled() -> End {
-        End { status: RunStatus::Cancelled, reason: StopReason::Cancelled, error: None }
+        End { status: RunStatus::Cancelled, reason: StopReason::Cancelled, error: None, output: None }
     }
 }
 
@@ -170,7 +175,8 @@ pub struct Run {
     pub cost: Money,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub error: Option<Failure>,
-    pub pending_approvals: Vec<CallId>,
+    /// The calls that wait for a decision, and the run with them.
+    pub pending_approvals: Vec<PendingApproval>,
     pub created_at: Timestamp,
     pub started_at: Option<Timestamp>,
     pub ended_at: Option<Timestamp>,
@@ -187,27 +193,9 @@ pub(crate) struct Private {
     pub(crate) context: BTreeMap<String, String>,
     pub(crate) deadline: Option<Timestamp>,
     pub(crate) cancel_requested: bool,
-}
-
-/// A run with its steps.
-#[derive(Debug, Clone, Serialize, utoipa::ToSchema)]
-pub struct RunDetail {
-    #[serde(flatten)]
-    pub run: Run,
-    pub timeline: Vec<Step>,
-}
-
-/// One model call, and the tool calls it asked for.
-#[derive(Debug, Clone, Serialize, utoipa::ToSchema)]
-pub struct Step {
-    pub step: u32,
-    /// `provider/name` of the model that answered.
-    pub model: String,
-    pub usage: RunUsage,
-    pub cost: Money,
-    pub tool_calls: Vec<CallId>,
-    pub started_at: Timestamp,
-    pub ended_at: Timestamp,
+    pub(crate) output: Option<Value>,
+    /// The request brought a key for the model's provider, and the run may still need it.
+    pub(crate) has_provider_key: bool,
 }
 
 /// A run with what it said and did: the answer of the chat.
@@ -218,6 +206,10 @@ pub struct Turn {
     /// The last message of the assistant, once there is one.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub message: Option<Message>,
+    /// The answer as JSON, where the agent has an `output_schema` and the run is done.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = Option<Object>)]
+    pub output: Option<Value>,
     pub tool_calls: Vec<ToolCallRow>,
 }
 
@@ -243,6 +235,8 @@ pub enum RunError {
     #[error(transparent)]
     Price(#[from] PriceError),
     #[error(transparent)]
+    Budget(#[from] BudgetError),
+    #[error(transparent)]
     Db(#[from] DbError),
 }
 
@@ -258,6 +252,7 @@ impl Problem for RunError {
             RunError::Tenant(error) => error.kind(),
             RunError::Usage(error) => error.kind(),
             RunError::Price(error) => error.kind(),
+            RunError::Budget(error) => error.kind(),
             RunError::Db(error) => error.kind(),
         }
     }
@@ -273,6 +268,7 @@ impl Problem for RunError {
             RunError::Tenant(error) => error.code(),
             RunError::Usage(error) => error.code(),
             RunError::Price(error) => error.code(),
+            RunError::Budget(error) => error.code(),
             RunError::Db(error) => error.code(),
         }
     }
@@ -329,59 +325,25 @@ pub async fn list(tx: &mut TenantTx, filter: &RunFilter, page: PageRequest) -> R
     Ok(Page::cut(runs, page, |run: &Run| run.id.uuid()))
 }
 
-/// A run and its steps.
-pub async fn detail(tx: &mut TenantTx, id: RunId) -> Result<RunDetail, RunError> {
-    let run = get(tx, id).await?.ok_or(RunError::NotFound)?;
-    let rows = sqlx::query!(
-        r#"
-        SELECT s.step, s.provider, s.model, s.input_tokens, s.cached_input_tokens, s.output_tokens, s.fuel, s.cost,
-               s.started_at, s.ended_at,
-               ARRAY(SELECT c.call_id FROM tool_call c
-                     WHERE c.tenant_id = s.tenant_id AND c.run_id = s.run_id AND c.step = s.step
-                     ORDER BY c.call_id) AS "calls!"
-        FROM step s
-        WHERE s.tenant_id = $1 AND s.run_id = $2
-        ORDER BY s.step
-        "#,
-        tx.tenant().uuid(),
-        id.uuid(),
-    )
-    .fetch_all(tx.conn())
-    .await?;
-    let timeline = rows
-        .into_iter()
-        .map(|row| Step {
-            step: row.step.cast_unsigned(),
-            model: format!("{}/{}", row.provider, row.model),
-            usage: RunUsage {
-                input_tokens: row.input_tokens.cast_unsigned(),
-                cached_input_tokens: row.cached_input_tokens.cast_unsigned(),
-                output_tokens: row.output_tokens.cast_unsigned(),
-                fuel: row.fuel.cast_unsigned(),
-            },
-            cost: Money { amount: Amount::rounded(row.cost), currency: run.cost.currency.clone() },
-            tool_calls: row.calls.into_iter().map(CallId::from).collect(),
-            started_at: row.started_at.into(),
-            ended_at: row.ended_at.into(),
-        })
-        .collect();
-    Ok(RunDetail { run, timeline })
-}
-
 /// A run with what it said and did so far.
 pub async fn turn(tx: &mut TenantTx, id: RunId) -> Result<Turn, RunError> {
-    let run = get(tx, id).await?.ok_or(RunError::NotFound)?;
+    let mut run = get(tx, id).await?.ok_or(RunError::NotFound)?;
     let message = messages::of_run(tx, id).await?.into_iter().rev().find(|message| message.role == Role::Assistant);
     let tool_calls = tool_calls::of_run(tx, id).await?;
-    Ok(Turn { conversation_id: run.conversation_id, run, message, tool_calls })
+    let output = run.private.output.take();
+    Ok(Turn { conversation_id: run.conversation_id, run, message, output, tool_calls })
 }
 
 fn select(tx: &TenantTx) -> QueryBuilder<sqlx::Postgres> {
     let mut query = QueryBuilder::new(
         "SELECT r.run_id, a.name AS agent, r.agent_id, r.revision, r.conversation_id, r.external_user_id, r.api_key_id,
                 r.context, r.metadata, r.status, r.stop_reason, r.error_code, r.error_detail, r.steps, r.input_tokens,
-                r.cached_input_tokens, r.output_tokens, r.fuel, r.cost, r.currency, r.cancel_requested, r.deadline,
-                r.created_at, r.started_at, r.ended_at
+                r.cached_input_tokens, r.output_tokens, r.fuel, r.cost, r.currency, r.cancel_requested, r.output, r.deadline,
+                r.provider_key IS NOT NULL AS has_provider_key,
+                r.created_at, r.started_at, r.ended_at, ",
+    );
+    query.push(approvals::OF_RUN).push(
+        " AS pending_approvals
          FROM run r JOIN agent a ON a.tenant_id = r.tenant_id AND a.agent_id = r.agent_id
          WHERE r.tenant_id = ",
     );
@@ -419,7 +381,7 @@ fn from_row(row: &PgRow) -> Result<Run, RunError> {
         },
         cost: Money { amount: Amount::rounded(row.try_get("cost")?), currency: row.try_get("currency")? },
         error,
-        pending_approvals: Vec::new(),
+        pending_approvals: approvals::of_run(row.try_get("pending_approvals")?).map_err(from_json)?,
         created_at: time("created_at")?.ok_or_else(|| broken("time"))?,
         started_at: time("started_at")?,
         ended_at: time("ended_at")?,
@@ -429,6 +391,8 @@ fn from_row(row: &PgRow) -> Result<Run, RunError> {
             context: serde_json::from_value(row.try_get("context")?).map_err(from_json)?,
             deadline: time("deadline")?,
             cancel_requested: row.try_get("cancel_requested")?,
+            output: row.try_get("output")?,
+            has_provider_key: row.try_get("has_provider_key")?,
         },
     })
 }

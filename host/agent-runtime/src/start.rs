@@ -1,30 +1,37 @@
 //! A turn is accepted: the user's message and the run are durable before anything is said or charged.
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, time::Duration};
 
 use agent_config::{
     agents::{self, AgentError, AgentRef},
     revisions,
 };
-use billing_meter::prices;
+use billing_meter::{BudgetError, Exceeded, Spender, holds, prices};
 use conversation_store::{
     conversations::{self, ConversationError, NewConversation},
-    messages::{self, MessageError, NewMessage},
+    messages::{self, MessageError},
 };
 use domain::{
-    AgentId, ApiKeyId, ConversationId, FieldError, Kind, MessageId, Problem, RunId,
+    AgentId, ApiKeyId, ConversationId, FieldError, Kind, Problem, RunId, SecretString, Timestamp,
     message::{Part, Role},
 };
 use serde_json::{Map, Value, json};
 use tenancy::{
-    DbError, Tenant, TenantTx,
+    DbError, TakenRun, Tenant,
+    idempotency::{self, IdempotencyError, Opened, Way},
     tenants::{self, TenantError},
 };
 
 use crate::{
     AgentRuntime,
+    drive::Beginning,
     events::{self, NewEvent},
+    fault,
+    line::{self, LINE_MAX},
+    request_key,
     runs::{self, RunError},
+    scheduler::Full,
+    spending,
 };
 
 /// New messages of one turn: a person says a few things at a time.
@@ -33,6 +40,12 @@ const MESSAGES_MAX: usize = 100;
 pub(crate) const CONTEXT_BYTES_MAX: usize = 16 * 1024;
 /// Bytes of a run's `metadata`: it is told with every look at the run.
 const METADATA_BYTES_MAX: usize = 16 * 1024;
+/// Under which the process that accepts a run writes it; see `Lease`.
+const FIRST_FENCE: i64 = 1;
+/// When a full queue is worth another try, in seconds: a few runs have ended by then.
+const FULL_RETRY_SECONDS: u64 = 2;
+/// How often a turn is tried to be put in line, when the conversation becomes busy at that moment.
+const LINE_TRIES_MAX: u32 = 3;
 /// Longest `external_user_id`.
 const EXTERNAL_USER_ID_BYTES_MAX: usize = 256;
 
@@ -51,23 +64,45 @@ pub struct StartRun {
     pub external_user_id: Option<String>,
     pub context: BTreeMap<String, String>,
     pub metadata: Map<String, Value>,
+    /// Whether it waits for a conversation that is busy.
+    pub queue: bool,
     pub api_key: Option<ApiKeyId>,
     /// The agents that the caller's key may speak with; `None`: all.
     pub allowed_agents: Option<Vec<AgentId>>,
+    /// The request's own key for the provider of the agent's model.
+    pub provider_key: Option<SecretString>,
+    /// Started once, however often it is asked for.
+    pub once: Option<StartOnce>,
+}
+
+/// By what a turn is known again.
+#[derive(Debug, Clone, Copy)]
+pub struct StartOnce {
+    pub request: idempotency::Request,
+    /// For how long the caller waits for the run's end.
+    pub waits: Duration,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Started {
     pub run: RunId,
     pub conversation: ConversationId,
+    /// An earlier request started it, and waits for its end until then.
+    pub before: Option<Timestamp>,
 }
 
 #[derive(Debug, thiserror::Error)]
 pub enum StartError {
     #[error("the conversation is busy with another run; wait until it ends, or cancel it")]
     Busy,
-    #[error("the plan allows {0} runs at once; wait until one ends")]
-    TooManyRuns(i32),
+    #[error("the conversation is busy, and {LINE_MAX} runs wait for it already; wait until one ends")]
+    LineFull,
+    #[error(
+        "{0} runs of this tenant are queued or about to be, the most that are taken; wait until some of them have begun"
+    )]
+    QueueFull(usize),
+    #[error("this server has all the queued runs that it takes; try again in a few seconds")]
+    QueuesFull,
     #[error("the conversation is with another agent; start a new one by leaving `conversation_id` out")]
     OtherAgent,
     #[error("the turn cannot be started as it is; see `errors`")]
@@ -83,6 +118,12 @@ pub enum StartError {
     #[error(transparent)]
     Run(#[from] RunError),
     #[error(transparent)]
+    Exceeded(#[from] Exceeded),
+    #[error(transparent)]
+    Budget(#[from] BudgetError),
+    #[error(transparent)]
+    Idempotency(#[from] IdempotencyError),
+    #[error(transparent)]
     Db(#[from] DbError),
 }
 
@@ -90,13 +131,17 @@ impl Problem for StartError {
     fn kind(&self) -> Kind {
         match self {
             StartError::Busy => Kind::Conflict,
-            StartError::TooManyRuns(_) => Kind::TooMany,
+            StartError::LineFull | StartError::QueueFull(_) => Kind::TooMany,
+            StartError::QueuesFull => Kind::Unavailable,
             StartError::OtherAgent | StartError::Invalid(_) => Kind::Invalid,
             StartError::Agent(error) => error.kind(),
             StartError::Conversation(error) => error.kind(),
             StartError::Message(error) => error.kind(),
             StartError::Tenant(error) => error.kind(),
             StartError::Run(error) => error.kind(),
+            StartError::Exceeded(error) => error.kind(),
+            StartError::Budget(error) => error.kind(),
+            StartError::Idempotency(error) => error.kind(),
             StartError::Db(error) => error.kind(),
         }
     }
@@ -104,7 +149,9 @@ impl Problem for StartError {
     fn code(&self) -> &'static str {
         match self {
             StartError::Busy => "conversation.busy",
-            StartError::TooManyRuns(_) => "run.too_many",
+            StartError::LineFull => "conversation.queue_full",
+            StartError::QueueFull(_) => "run.queue_full",
+            StartError::QueuesFull => "runs.queue_full",
             StartError::OtherAgent => "conversation.other_agent",
             StartError::Invalid(_) => "chat.invalid",
             StartError::Agent(error) => error.code(),
@@ -112,6 +159,9 @@ impl Problem for StartError {
             StartError::Message(error) => error.code(),
             StartError::Tenant(error) => error.code(),
             StartError::Run(error) => error.code(),
+            StartError::Exceeded(error) => error.code(),
+            StartError::Budget(error) => error.code(),
+            StartError::Idempotency(error) => error.code(),
             StartError::Db(error) => error.code(),
         }
     }
@@ -127,9 +177,19 @@ impl Problem for StartError {
 
     fn retry_after_seconds(&self) -> Option<u64> {
         match self {
-            StartError::TooManyRuns(_) => Some(1),
+            StartError::LineFull | StartError::QueueFull(_) | StartError::QueuesFull => Some(FULL_RETRY_SECONDS),
+            StartError::Idempotency(error) => error.retry_after_seconds(),
             StartError::Db(error) => error.retry_after_seconds(),
             _ => None,
+        }
+    }
+}
+
+impl From<Full> for StartError {
+    fn from(full: Full) -> Self {
+        match full {
+            Full::Tenant(queued) => StartError::QueueFull(queued),
+            Full::All => StartError::QueuesFull,
         }
     }
 }
@@ -141,14 +201,38 @@ impl From<sqlx::Error> for StartError {
 }
 
 impl AgentRuntime {
-    /// Makes a turn durable and begins to drive it, at once where this process has room.
+    /// Makes a turn durable and begins to drive it, at once where there is a place for it; else it is queued.
     pub async fn start(&self, tenant: &Tenant, turn: StartRun) -> Result<Started, StartError> {
         check(&turn)?;
+        if turn.queue {
+            for _ in 1..LINE_TRIES_MAX {
+                match self.try_start(tenant, turn.clone()).await {
+                    // It was free, and another turn came first.
+                    Err(StartError::Busy) => {}
+                    started => return started,
+                }
+            }
+        }
+        self.try_start(tenant, turn).await
+    }
+
+    async fn try_start(&self, tenant: &Tenant, turn: StartRun) -> Result<Started, StartError> {
         let parts = &self.0.parts;
         let now = parts.clock.now();
-        let permit = self.0.capacity.clone().try_acquire_owned().ok();
+        // Where its queue is full, it is refused before it costs a transaction.
+        let arrival = self.0.places.arrive(tenant.id())?;
 
+        let run = RunId::new(parts.ids.as_ref());
         let mut tx = tenant.begin().await?;
+        if let Some(once) = &turn.once {
+            let way = Way::Run { run, waits_until: now.plus(once.waits) };
+            if let Opened::Run { run, waits_until } =
+                idempotency::open(&mut tx, &parts.master_key, &once.request, way, now).await?
+            {
+                let conversation = runs::get(&mut tx, run).await?.ok_or(RunError::NotFound)?.conversation_id;
+                return Ok(Started { run, conversation, before: Some(waits_until) });
+            }
+        }
         let agent = match turn.revision {
             None => agents::get(&mut tx, &turn.agent).await?,
             Some(revision) => revisions::get(&mut tx, &turn.agent, revision).await?,
@@ -156,7 +240,9 @@ impl AgentRuntime {
         if turn.allowed_agents.as_ref().is_some_and(|allowed| !allowed.contains(&agent.id)) {
             return Err(AgentError::NotFound.into());
         }
-        refuse_too_many(&mut tx).await?;
+        let plan = tenants::get(&mut tx).await?.plan;
+        arrival.entitled(&plan);
+        let mut in_line = false;
         let conversation = match turn.conversation {
             Some(id) => {
                 let user = turn.external_user_id.as_deref();
@@ -166,6 +252,12 @@ impl AgentRuntime {
                     let hidden = turn.allowed_agents.is_some_and(|allowed| !allowed.contains(&conversation.agent_id));
                     return Err(if hidden { ConversationError::NotFound.into() } else { StartError::OtherAgent });
                 }
+                in_line = match line::length(&mut tx, id).await? {
+                    0 => false,
+                    _ if !turn.queue => return Err(StartError::Busy),
+                    LINE_MAX.. => return Err(StartError::LineFull),
+                    _ => true,
+                };
                 id
             }
             None => {
@@ -181,17 +273,29 @@ impl AgentRuntime {
             }
         };
 
-        let run = RunId::new(parts.ids.as_ref());
         let book = prices::current(&mut tx).await.map_err(RunError::from)?;
-        let (status, worker, leased_until) = match &permit {
+        let spender = Spender {
+            agent: Some(agent.id),
+            external_user: turn.external_user_id.as_deref(),
+            conversation: Some(conversation),
+            run: Some(run),
+            tokens_per_month: plan.tokens_per_month,
+        };
+        let left = holds::left(&mut tx, run.uuid(), &spender, now).await?;
+        if let Some(exceeded) = spending::refused_at_the_door(&book, &left, &agent.spec, &turn.messages).await {
+            return Err(exceeded.into());
+        }
+        let place = if in_line { None } else { arrival.place() };
+        let (status, worker, leased_until) = match &place {
             Some(_) => ("running", Some(self.0.worker), Some(now.plus(parts.settings.lease).offset())),
             None => ("queued", None, None),
         };
         let inserted = sqlx::query!(
             r#"
             INSERT INTO run (tenant_id, run_id, agent_id, revision, conversation_id, external_user_id, api_key_id, context,
-                             metadata, status, currency, leased_by, leased_until, deadline, created_at, started_at)
-            VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16)
+                             metadata, status, currency, leased_by, leased_until, deadline, created_at, started_at,
+                             fence, said)
+            VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17, $18)
             "#,
             tx.tenant().uuid(),
             run.uuid(),
@@ -209,6 +313,8 @@ impl AgentRuntime {
             now.plus(agent.spec.limits.deadline()).offset(),
             now.offset(),
             worker.map(|_| now.offset()),
+            FIRST_FENCE,
+            in_line.then(|| line::kept(&turn.messages)),
         )
         .execute(tx.conn())
         .await;
@@ -217,41 +323,30 @@ impl AgentRuntime {
             Err(error) => return Err(error.into()),
             Ok(_) => {}
         }
-        let said: Vec<NewMessage> = turn
-            .messages
-            .into_iter()
-            .map(|parts_said| NewMessage {
-                id: MessageId::new(parts.ids.as_ref()),
-                role: Role::User,
-                parts: parts_said,
-                run_id: Some(run),
-            })
-            .collect();
-        messages::append(&mut tx, conversation, &said, now).await?;
+        if let Some(key) = &turn.provider_key {
+            request_key::store(&mut tx, &parts.master_key, run, key, now).await?;
+        }
+        if !in_line {
+            let said = line::messages_of(turn.messages, run, parts.ids.as_ref());
+            messages::append(&mut tx, conversation, &said, now).await?;
+        }
         let told = runs::get(&mut tx, run).await?.ok_or(RunError::NotFound)?;
         let started = json!({"run": told, "conversation_id": conversation});
         let event = NewEvent::Event { seq: 1, kind: "run.started", data: started.clone() };
         events::append(&mut tx, run, &[event]).await?;
+        fault::point("start.committing");
         tx.commit().await?;
+        fault::point("start.committed");
 
-        if let Some(permit) = permit {
-            self.drive_in_background(tenant.clone(), run, Some(started), permit);
+        match place {
+            Some(place) => {
+                let taken = TakenRun { tenant: tenant.clone(), run, fence: FIRST_FENCE };
+                self.drive_in_background(taken, Beginning::Accepted(started), place);
+            }
+            None => arrival.wait(),
         }
-        Ok(Started { run, conversation })
+        Ok(Started { run, conversation, before: None })
     }
-}
-
-/// A bound on what one tenant takes of a process, not an invariant: starts at the same moment do not see each other, and
-/// may pass together.
-async fn refuse_too_many(tx: &mut TenantTx) -> Result<(), StartError> {
-    let plan = tenants::get(tx).await?.plan;
-    let active = sqlx::query_scalar!(
-        r#"SELECT count(*) AS "active!" FROM run WHERE tenant_id = $1 AND status IN ('queued', 'running')"#,
-        tx.tenant().uuid(),
-    )
-    .fetch_one(tx.conn())
-    .await?;
-    if active >= i64::from(plan.concurrent_runs) { Err(StartError::TooManyRuns(plan.concurrent_runs)) } else { Ok(()) }
 }
 
 fn check(turn: &StartRun) -> Result<(), StartError> {

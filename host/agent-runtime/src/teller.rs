@@ -34,10 +34,21 @@ impl Truth {
 }
 
 impl Teller {
-    /// The run's first event is stored already.
+    /// A run that begins here. Its first event is stored already.
     pub(crate) fn begin(feed: &Arc<Feed>, started: Value) -> Arc<Teller> {
+        feed.begin(0);
         feed.event(1, "run.started", started);
-        Arc::new(Teller { feed: feed.clone(), log: Mutex::new(Log { seq: 1, untold: Vec::new() }) })
+        Teller::after(feed, 1)
+    }
+
+    /// A run whose events up to `seq` are stored.
+    pub(crate) fn go_on(feed: &Arc<Feed>, seq: u32) -> Arc<Teller> {
+        feed.begin(seq);
+        Teller::after(feed, seq)
+    }
+
+    fn after(feed: &Arc<Feed>, seq: u32) -> Arc<Teller> {
+        Arc::new(Teller { feed: feed.clone(), log: Mutex::new(Log { seq, untold: Vec::new() }) })
     }
 
     fn log(&self) -> MutexGuard<'_, Log> {

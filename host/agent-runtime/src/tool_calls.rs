@@ -11,7 +11,10 @@ use tenancy::TenantTx;
 use tool_api::{ArtifactHash, Outcome, Receipt};
 use uuid::Uuid;
 
-use crate::runs::RunError;
+use crate::{
+    approvals::{self, Approval},
+    runs::RunError,
+};
 
 /// One call, as it is stored and told.
 #[derive(Debug, Clone, Serialize, utoipa::ToSchema)]
@@ -36,6 +39,9 @@ pub struct ToolCallRow {
     pub outcome: Outcome,
     /// Absent when the call did not begin.
     pub receipt: Option<BilledReceipt>,
+    /// Who decided about it, where somebody had to.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub approval: Option<Approval>,
     /// What the host gave to it is kept, and it can be run again on that.
     pub recorded: bool,
     pub created_at: Timestamp,
@@ -49,6 +55,9 @@ pub struct BilledReceipt {
     pub price: Money,
     /// The version of the price book.
     pub price_book: u32,
+    /// Who allowed it, where somebody had to.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub approval: Option<Approval>,
 }
 
 /// A call to be stored.
@@ -192,7 +201,10 @@ pub(crate) async fn of_run(tx: &mut TenantTx, run: RunId) -> Result<Vec<ToolCall
 fn select(tx: &TenantTx) -> QueryBuilder<sqlx::Postgres> {
     let mut query = QueryBuilder::new(
         "SELECT call_id, run_id, step, agent_id, external_user_id, tool, hash, function, arguments, outcome, receipt,
-                price, currency, price_book, created_at,
+                price, currency, price_book, created_at, ",
+    );
+    query.push(approvals::OF_CALL).push(
+        " AS approval,
                 EXISTS (SELECT FROM recording r WHERE r.tenant_id = tool_call.tenant_id
                                                   AND r.call_id = tool_call.call_id) AS recorded
          FROM tool_call WHERE tenant_id = ",
@@ -210,6 +222,7 @@ fn from_row(row: &PgRow) -> Result<ToolCallRow, RunError> {
         .map_err(from_json)?;
     let price = Money { amount: Amount::rounded(row.try_get("price")?), currency: row.try_get("currency")? };
     let price_book = row.try_get::<i32, _>("price_book")?.cast_unsigned();
+    let approval = approvals::of_call(row.try_get("approval")?).map_err(from_json)?;
     let hash = row.try_get::<Option<Vec<u8>>, _>("hash")?;
     Ok(ToolCallRow {
         id: row.try_get::<Uuid, _>("call_id")?.into(),
@@ -222,7 +235,8 @@ fn from_row(row: &PgRow) -> Result<ToolCallRow, RunError> {
         function: row.try_get("function")?,
         arguments: row.try_get("arguments")?,
         outcome: serde_json::from_value(row.try_get("outcome")?).map_err(from_json)?,
-        receipt: receipt.map(|receipt| BilledReceipt { receipt, price, price_book }),
+        receipt: receipt.map(|receipt| BilledReceipt { receipt, price, price_book, approval: approval.clone() }),
+        approval,
         recorded: row.try_get("recorded")?,
         created_at: row.try_get::<time::OffsetDateTime, _>("created_at")?.into(),
     })

@@ -1,93 +1,152 @@
-//! What a process does for its runs besides driving them: it claims, renews, cancels, gives up, and tells.
+//! What a process does for its runs besides driving them: it claims, renews, cancels and gives up.
 
 use std::time::Duration;
 
+use billing_meter::holds;
 use conversation_store::conversations;
 use domain::{ConversationId, RunId};
-use futures::{
-    StreamExt,
-    stream::{self, BoxStream},
-};
+use futures::{StreamExt, stream};
 use serde_json::json;
-use tenancy::Tenant;
+use tenancy::{DbError, TakenRun, Tenant, hints};
 use tokio_util::sync::CancellationToken;
 
 use crate::{
-    AgentRuntime,
-    events::{self, EventCursor, NewEvent, RunEvent},
-    feed::Told,
-    runs::{self, End, Run, RunError, RunFilter, StopReason, Turn},
+    AgentRuntime, Lease, Live,
+    drive::Beginning,
+    events::{self, NewEvent, RESUME_GAP},
+    fault, line,
+    runs::{self, End, Run, RunError, RunFilter, RunStatus, Turn},
+    webhooks,
 };
 
-/// How often a run that another process drives is looked at for those who follow it here.
-const FOLLOW_POLL: Duration = Duration::from_millis(250);
 /// How long a cancellation waits for the run to have ended, so that its answer tells the end.
 const CANCEL_WAIT: Duration = Duration::from_secs(5);
+/// Runs that are given back at the same moment: their commits share a flush.
+const GIVEN_BACK_AT_ONCE: usize = 16;
+/// Pause before the database is listened to again.
+const HEAR_AGAIN: Duration = Duration::from_secs(1);
+
+/// What became of a lease.
+enum Renewed {
+    Running {
+        cancel_requested: bool,
+    },
+    /// The run has ended, or waits.
+    Left,
+    /// The run is another's, or was erased.
+    Lost,
+}
 
 impl AgentRuntime {
-    /// Claims queued runs, ends abandoned ones, until told to stop; then waits until no run is driven here.
+    /// Takes queued and abandoned runs, until told to stop; then waits until no run is driven here.
     pub async fn work(&self, shutdown: CancellationToken) {
-        let mut poll = tokio::time::interval(self.0.parts.settings.poll);
-        poll.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
-        loop {
-            tokio::select! {
-                () = shutdown.cancelled() => break,
-                _ = poll.tick() => {}
+        let look = async {
+            let mut poll = tokio::time::interval(self.0.parts.settings.poll);
+            poll.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+            loop {
+                let looked = tokio::select! {
+                    () = shutdown.cancelled() => break,
+                    _ = poll.tick() => self.look_for_work().await,
+                    () = self.0.places.opened() => self.fill_places().await,
+                };
+                if let Err(error) = looked {
+                    tracing::warn!(error = %error, "could not look for work");
+                }
             }
-            if let Err(error) = self.look_for_work().await {
-                tracing::warn!(error = %error, "could not look for work");
-            }
-        }
+        };
+        tokio::join!(look, self.hear(&shutdown));
         self.0.tracker.close();
         self.0.tracker.wait().await;
+        if let Some(relay) = &self.0.parts.settings.relay {
+            relay.stop().await;
+        }
     }
 
     /// Takes what there is to take, once.
     pub async fn look_for_work(&self) -> Result<(), RunError> {
         let parts = &self.0.parts;
-        let lease = || (parts.clock.now(), parts.clock.now().plus(parts.settings.lease));
-        while let Ok(permit) = self.0.capacity.clone().try_acquire_owned() {
-            let (now, until) = lease();
-            let Some((tenant, run)) = parts.db.claim_run(self.0.worker, now, until).await? else { break };
-            self.drive_in_background(tenant, run, None, permit);
-        }
+        parts.db.wake_runs(parts.clock.now()).await?;
+        self.take_abandoned().await?;
+        self.look_at_queues().await?;
+        self.fill_places().await
+    }
+
+    /// Goes on with runs whose process went silent, from their last committed step. They were accepted before whatever is
+    /// queued, and wait for no place.
+    async fn take_abandoned(&self) -> Result<(), RunError> {
+        let parts = &self.0.parts;
+        // One moment for all: a run that is taken here is not seen again.
+        let (now, until) = (parts.clock.now(), parts.clock.now().plus(parts.settings.lease));
         loop {
-            let (now, until) = lease();
-            let Some((tenant, run)) = parts.db.claim_expired_run(self.0.worker, now, until).await? else { break };
-            self.interrupt(&tenant, run).await?;
+            let Some((taken, attempt)) = parts.db.take_abandoned_run(self.0.worker, now, until).await? else {
+                return Ok(());
+            };
+            fault::point("run.claimed");
+            let run = taken.run;
+            if let Some(live) = self.live_run(run)
+                && taken.fence == live.lease.fence() + 1
+            {
+                // Ours, and late to renew: nobody else had it, and it goes on under the new number. Had somebody, what is
+                // driven here knows nothing of what they sent: it stays fenced, and the run is driven anew.
+                tracing::warn!(run.id = %run, "a run of this process was late to renew");
+                live.lease.taken_again(taken.fence);
+                continue;
+            }
+            tracing::warn!(tenant.id = %taken.tenant.id(), run.id = %run, attempt, "a run goes on here");
+            let place = self.0.places.take(taken.tenant.id());
+            self.drive_in_background(taken, Beginning::Abandoned { attempt }, place);
         }
-        Ok(())
     }
 
-    /// A run whose process died: what was committed stays, the rest never was.
-    async fn interrupt(&self, tenant: &Tenant, run: RunId) -> Result<(), RunError> {
-        if let Some(live) = self.live_run(run) {
-            // Ours, and late to renew: it learns that it still holds the lease.
-            tracing::warn!(run.id = %run, stalled = !live.cancel.is_cancelled(), "a run of this process was late to renew");
-            return Ok(());
-        }
-        let words =
-            "the process that drove the run ended; the conversation keeps every finished step: send the message again";
-        let end = End::failed(StopReason::Interrupted, "run.interrupted", words);
-        self.end_unled(tenant, run, &end).await?;
-        tracing::warn!(tenant.id = %tenant.id(), run.id = %run, "an interrupted run was ended");
-        Ok(())
+    /// Gives back what this process still drives, before it exits: another goes on with it at once, from the last
+    /// committed step. That is no attempt that failed.
+    pub async fn let_go(&self) {
+        let left: Vec<(RunId, Live)> = self.live().iter().map(|(run, live)| (*run, live.clone())).collect();
+        let giving = left.into_iter().map(|(run, live)| async move {
+            if let Err(error) = self.give_back(run, &live).await {
+                tracing::warn!(run.id = %run, error = %error, "a run was not given back; its lease runs out");
+            }
+        });
+        stream::iter(giving).buffer_unordered(GIVEN_BACK_AT_ONCE).collect::<()>().await;
     }
 
-    /// Ends a run that nobody drives and whose lease, if it had one, is ours.
-    pub(crate) async fn end_unled(&self, tenant: &Tenant, run: RunId, end: &End) -> Result<(), RunError> {
+    async fn give_back(&self, run: RunId, live: &Live) -> Result<(), RunError> {
+        let mut tx = live.tenant.begin().await?;
+        sqlx::query!(
+            r#"
+            UPDATE run SET leased_until = 'epoch', fence = fence + 1, attempts = greatest(attempts - 1, 0)
+            WHERE tenant_id = $1 AND run_id = $2 AND leased_by = $3 AND fence = $4 AND status = 'running'
+            "#,
+            tx.tenant().uuid(),
+            run.uuid(),
+            live.lease.worker,
+            live.lease.fence(),
+        )
+        .execute(tx.conn())
+        .await?;
+        Ok(tx.commit().await?)
+    }
+
+    /// Ends a run that is this process's and that nobody drives any more.
+    pub(crate) async fn end_unled(
+        &self,
+        tenant: &Tenant,
+        run: RunId,
+        lease: &Lease,
+        end: &End,
+    ) -> Result<(), RunError> {
         let now = self.0.parts.clock.now();
         let mut tx = tenant.begin().await?;
         let error = end.error.as_ref();
         let touched = sqlx::query!(
             r#"
-            UPDATE run SET status = $4, stop_reason = $5, error_code = $6, error_detail = $7, ended_at = $8
-            WHERE tenant_id = $1 AND run_id = $2
-              AND (status = 'queued' OR (status = 'running' AND leased_by = $3))
+            UPDATE run SET status = $5, stop_reason = $6, error_code = $7, error_detail = $8, ended_at = $9, pending = NULL
+            WHERE tenant_id = $1 AND run_id = $2 AND leased_by = $3 AND fence = $4 AND status = 'running'
             "#,
             tx.tenant().uuid(),
             run.uuid(),
-            self.0.worker,
+            lease.worker,
+            lease.fence(),
             end.status.as_str(),
             end.reason.as_str(),
             error.map(|error| error.code.as_str()),
@@ -97,33 +156,33 @@ impl AgentRuntime {
         .execute(tx.conn())
         .await?;
         if touched.rows_affected() == 1 {
-            let seq = events::last_seq(&mut tx, run).await? + 1;
+            // Whoever drove it may have told of more than was stored.
+            let seq = events::last_seq(&mut tx, run).await? + RESUME_GAP;
             let event = NewEvent::Event { seq, kind: end.status.event(), data: json!({}) };
             events::append(&mut tx, run, &[event]).await?;
+            webhooks::run_ended(&mut tx, run, end.status, None, &*self.0.parts.ids, now).await?;
+            holds::release(&mut tx, run.uuid()).await?;
         }
         Ok(tx.commit().await?)
     }
 
     /// Renews a run's lease while it is driven. Returns when the run is no longer this process's.
-    pub(crate) async fn keep_lease(
-        &self,
-        tenant: &Tenant,
-        run: RunId,
-        cancel: &CancellationToken,
-    ) -> Result<(), RunError> {
+    pub(crate) async fn keep_lease(&self, tenant: &Tenant, run: RunId, live: &Live) -> Result<(), RunError> {
         let parts = &self.0.parts;
         let mut held_until = parts.clock.now().plus(parts.settings.lease);
         loop {
             tokio::time::sleep(parts.settings.heartbeat).await;
             let until = parts.clock.now().plus(parts.settings.lease);
-            match self.renew(tenant, run, until).await {
-                Ok(Some(cancel_requested)) => {
+            match self.renew(tenant, run, &live.lease, until).await {
+                Ok(Renewed::Running { cancel_requested }) => {
                     held_until = until;
                     if cancel_requested {
-                        cancel.cancel();
+                        live.cancel.cancel();
                     }
                 }
-                Ok(None) => return Err(RunError::Fenced),
+                // Whoever drives it is about to see that.
+                Ok(Renewed::Left) => std::future::pending().await,
+                Ok(Renewed::Lost) => return Err(RunError::Fenced),
                 // The database may be away for a moment; the lease says for how long that is bearable.
                 Err(error) if parts.clock.now() > held_until => return Err(error),
                 Err(error) => tracing::warn!(run.id = %run, error = %error, "a lease could not be renewed yet"),
@@ -131,24 +190,45 @@ impl AgentRuntime {
         }
     }
 
-    /// `None` when the lease is another's; else whether the run is to be cancelled.
-    async fn renew(&self, tenant: &Tenant, run: RunId, until: domain::Timestamp) -> Result<Option<bool>, RunError> {
+    async fn renew(
+        &self,
+        tenant: &Tenant,
+        run: RunId,
+        lease: &Lease,
+        until: domain::Timestamp,
+    ) -> Result<Renewed, RunError> {
         let mut tx = tenant.begin().await?;
-        let cancel_requested = sqlx::query_scalar!(
+        // As a subquery sees it, the row is as it was: this tells a run that was left from one that was lost.
+        let row = sqlx::query!(
             r#"
-            UPDATE run SET leased_until = $4
-            WHERE tenant_id = $1 AND run_id = $2 AND leased_by = $3 AND status = 'running'
-            RETURNING cancel_requested
+            WITH renewed AS (
+                UPDATE run SET leased_until = $5
+                WHERE tenant_id = $1 AND run_id = $2 AND leased_by = $3 AND fence = $4 AND status = 'running'
+                RETURNING cancel_requested
+            )
+            SELECT (SELECT cancel_requested FROM renewed) AS cancel_requested, fence, status FROM run
+            WHERE tenant_id = $1 AND run_id = $2
             "#,
             tx.tenant().uuid(),
             run.uuid(),
-            self.0.worker,
+            lease.worker,
+            lease.fence(),
             until.offset(),
         )
         .fetch_optional(tx.conn())
         .await?;
+        if row.as_ref().is_some_and(|row| row.cancel_requested.is_some()) {
+            holds::renew(&mut tx, run.uuid(), until).await?;
+        }
         tx.commit().await?;
-        Ok(cancel_requested)
+        Ok(match row {
+            Some(row) => match row.cancel_requested {
+                Some(cancel_requested) => Renewed::Running { cancel_requested },
+                None if row.fence == lease.fence() && row.status != "running" => Renewed::Left,
+                None => Renewed::Lost,
+            },
+            None => Renewed::Lost,
+        })
     }
 
     /// A run with what it said and did so far.
@@ -157,81 +237,73 @@ impl AgentRuntime {
         runs::turn(&mut tx, run).await
     }
 
-    /// Waits until the run has ended, `limit` at most; `run.status` tells which.
-    pub async fn wait(&self, tenant: &Tenant, run: RunId, limit: Duration) -> Result<Turn, RunError> {
-        let ended = async {
-            if let Some(live) = self.live_run(run) {
-                live.feed.closed().await;
-            }
-            loop {
-                let mut tx = tenant.begin().await?;
-                if runs::get(&mut tx, run).await?.ok_or(RunError::NotFound)?.status.is_terminal() {
-                    return Ok::<(), RunError>(());
-                }
-                drop(tx);
-                tokio::time::sleep(FOLLOW_POLL).await;
-            }
-        };
-        if let Ok(ended) = tokio::time::timeout(limit, ended).await {
-            ended?;
-        }
-        self.turn(tenant, run).await
-    }
-
-    /// The run's events after a cursor: from memory while it is driven here, else from the database. Ends with the
-    /// terminal event.
-    pub async fn follow(
-        &self,
-        tenant: &Tenant,
-        run: RunId,
-        after: EventCursor,
-    ) -> Result<BoxStream<'static, Result<RunEvent, RunError>>, RunError> {
-        let mut tx = tenant.begin().await?;
-        runs::get(&mut tx, run).await?.ok_or(RunError::NotFound)?;
-        drop(tx);
-        let follower =
-            Follower { runtime: self.clone(), tenant: tenant.clone(), run, cursor: after, read: 0, ended: false };
-        let batches = stream::unfold(follower, |mut follower| async move {
-            if follower.ended {
-                return None;
-            }
-            let batch = match follower.next().await {
-                Ok(events) => events.into_iter().map(Ok).collect(),
-                Err(error) => {
-                    follower.ended = true;
-                    vec![Err(error)]
-                }
-            };
-            Some((stream::iter(batch), follower))
-        });
-        Ok(batches.flatten().boxed())
-    }
-
     /// Asks a run to stop, and waits a little until it has. A run that has ended stays as it is.
     pub async fn cancel(&self, tenant: &Tenant, run: RunId) -> Result<Run, RunError> {
+        let parts = &self.0.parts;
+        let now = parts.clock.now();
         let mut tx = tenant.begin().await?;
-        let found = sqlx::query_scalar!(
+        if line::leave(&mut tx, run, &*parts.ids, now).await? {
+            tx.commit().await?;
+            return Ok(self.turn(tenant, run).await?.run);
+        }
+        // A run that nobody drives is driven here, to its end: what it has used is still to be committed.
+        let found = sqlx::query!(
             r#"
-            UPDATE run SET cancel_requested = true
-            WHERE tenant_id = $1 AND run_id = $2 AND status IN ('queued', 'running', 'waiting_for_approval')
-            RETURNING status
+            WITH before AS (
+                SELECT status <> 'running' AS is_idle FROM run
+                WHERE tenant_id = $1 AND run_id = $2 AND status IN ('queued', 'running', 'waiting_for_approval')
+                FOR UPDATE
+            )
+            UPDATE run SET
+                cancel_requested = true, status = 'running',
+                leased_by = CASE WHEN is_idle THEN $3 ELSE leased_by END,
+                leased_until = CASE WHEN is_idle THEN $4 ELSE leased_until END,
+                fence = CASE WHEN is_idle THEN fence + 1 ELSE fence END
+            FROM before
+            WHERE tenant_id = $1 AND run_id = $2
+            RETURNING is_idle AS "is_idle!", fence
             "#,
             tx.tenant().uuid(),
             run.uuid(),
+            self.0.worker,
+            now.plus(parts.settings.lease).offset(),
         )
         .fetch_optional(tx.conn())
         .await?;
-        tx.commit().await?;
-        match found.as_deref() {
-            Some("queued") => self.end_unled(tenant, run, &End::cancelled()).await?,
-            Some(_) => {
-                if let Some(live) = self.live_run(run) {
-                    live.cancel.cancel();
-                }
-            }
-            None => {}
+        let live = self.live_run(run);
+        if found.as_ref().is_some_and(|found| !found.is_idle) && live.is_none() {
+            hints::send_cancelled(&mut tx, run).await?;
         }
-        Ok(self.wait(tenant, run, CANCEL_WAIT).await?.run)
+        tx.commit().await?;
+        match (found, live) {
+            (Some(found), _) if found.is_idle => {
+                let taken = TakenRun { tenant: tenant.clone(), run, fence: found.fence };
+                self.drive_in_background(taken, Beginning::Queued, ());
+            }
+            (Some(_), Some(live)) => live.cancel.cancel(),
+            _ => {}
+        }
+        Ok(self.wait_until(tenant, run, CANCEL_WAIT, RunStatus::is_terminal).await?.run)
+    }
+
+    /// Hears of runs that were cancelled in other processes, until told to stop. Without it they hear of that when they
+    /// renew.
+    async fn hear(&self, shutdown: &CancellationToken) {
+        while !shutdown.is_cancelled() {
+            let heard = async {
+                let mut hints = self.0.parts.db.hints().await?;
+                loop {
+                    if let Some(live) = hints.cancelled().await?.and_then(|run| self.live_run(run)) {
+                        live.cancel.cancel();
+                    }
+                }
+            };
+            let heard: Option<Result<(), DbError>> = shutdown.run_until_cancelled(heard).await;
+            if let Some(Err(error)) = heard {
+                tracing::warn!(error = %error, "cancellations of other processes are not heard at once");
+                shutdown.run_until_cancelled(tokio::time::sleep(HEAR_AGAIN)).await;
+            }
+        }
     }
 
     /// Cancels what runs in it, then erases a conversation for good. What it cost stays on the bill.
@@ -240,7 +312,8 @@ impl AgentRuntime {
         let filter = RunFilter { conversation: Some(id), ..RunFilter::default() };
         let newest = runs::list(&mut tx, &filter, Default::default()).await?.data;
         drop(tx);
-        if let Some(run) = newest.iter().find(|run| !run.status.is_terminal()) {
+        // The newest first: those in line do not begin when the one that is driven has ended.
+        for run in newest.iter().filter(|run| !run.status.is_terminal()) {
             self.cancel(tenant, run.id).await?;
         }
         let mut tx = tenant.begin().await?;
@@ -254,60 +327,5 @@ impl AgentRuntime {
         .await?;
         conversations::delete(&mut tx, id).await?;
         Ok(tx.commit().await?)
-    }
-}
-
-/// One reader of a run's events.
-struct Follower {
-    runtime: AgentRuntime,
-    tenant: Tenant,
-    run: RunId,
-    cursor: EventCursor,
-    /// Items of the feed that were seen.
-    read: usize,
-    ended: bool,
-}
-
-impl Follower {
-    /// The next events; none when there is nothing new yet.
-    async fn next(&mut self) -> Result<Vec<RunEvent>, RunError> {
-        let events = match self.runtime.live_run(self.run) {
-            Some(live) => match live.feed.read(&mut self.read, self.cursor).await {
-                Told::Events(events) => events,
-                Told::Closed => self.stored().await?,
-            },
-            None => self.stored().await?,
-        };
-        if let Some(last) = events.last() {
-            self.cursor = last.id();
-            self.ended |= last.is_terminal();
-        }
-        Ok(events)
-    }
-
-    async fn stored(&mut self) -> Result<Vec<RunEvent>, RunError> {
-        let mut tx = self.tenant.begin().await?;
-        let mut events = events::read(&mut tx, self.run, self.cursor).await?;
-        match events.last_mut() {
-            Some(last) if last.is_terminal() => last.data = json!(runs::turn(&mut tx, self.run).await?),
-            Some(_) => {}
-            None => {
-                let status = runs::get(&mut tx, self.run).await?.ok_or(RunError::NotFound)?.status;
-                if status.is_terminal() {
-                    self.ended = true;
-                    let last = events::last_seq(&mut tx, self.run).await?;
-                    if self.cursor.seq > last {
-                        // The reader saw events live that were never committed. The end it has not seen.
-                        let data = json!(runs::turn(&mut tx, self.run).await?);
-                        let kind = status.event().to_owned();
-                        return Ok(vec![RunEvent { seq: last, offset: None, kind, data }]);
-                    }
-                    return Ok(events);
-                }
-                drop(tx);
-                tokio::time::sleep(FOLLOW_POLL).await;
-            }
-        }
-        Ok(events)
     }
 }

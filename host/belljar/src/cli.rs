@@ -37,7 +37,8 @@ enum Command {
 }
 
 /// Uses the Postgres programs on this machine, or the database of DATABASE_URL (a URL of a role that owns it and may
-/// create roles). Answers with the built-in demo model, or with a real one when OPENAI_API_KEY is set.
+/// create roles). Answers with the built-in demo model, or with a real one when OPENAI_API_KEY,
+/// ANTHROPIC_API_KEY or GEMINI_API_KEY is set.
 #[derive(Debug, Args)]
 pub(crate) struct DevArgs {
     /// Where the database, the keys and dev.json are kept.
@@ -55,6 +56,9 @@ pub(crate) struct DevArgs {
     /// A private address that tenants' URLs may reach. May be repeated.
     #[arg(long, value_name = "ADDRESS:PORT")]
     pub(crate) allow_egress: Vec<SocketAddr>,
+    /// A Redis in which several servers share rate limits and tell each other of runs. Or BELLJAR_REDIS_URL.
+    #[arg(long, value_name = "URL")]
+    pub(crate) redis_url: Option<String>,
     /// Where the compiled example tools are.
     #[arg(long, value_name = "DIR", hide = true)]
     pub(crate) tools_dir: Option<PathBuf>,
@@ -101,6 +105,10 @@ pub struct ServeArgs {
     /// A private address that tenants' URLs may reach. May be repeated.
     #[arg(long, value_name = "ADDRESS:PORT")]
     pub allow_egress: Vec<String>,
+    /// A Redis in which replicas share rate limits and tell each other of runs. With a password, better in
+    /// BELLJAR_REDIS_URL: other users see a process's flags.
+    #[arg(long, value_name = "URL")]
+    pub redis_url: Option<String>,
 }
 
 /// The keys under which secrets are sealed. Their texts are in files or in the environment, never in a flag.

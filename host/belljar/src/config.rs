@@ -7,7 +7,8 @@ mod sources;
 use std::{collections::BTreeMap, net::SocketAddr, path::PathBuf, time::Duration};
 
 use domain::{ExposeSecret, SecretString};
-use model_providers::{Endpoint, EndpointKind};
+use gateway::RedisUrl;
+use model_providers::{Endpoint, EndpointKind, KeyOf};
 use tenancy::{
     DbSettings,
     seal::{Kek, MasterKey},
@@ -36,6 +37,9 @@ const CONCURRENT_TOOL_CALLS_MAX: u32 = 1_000;
 const DRAIN_SECONDS_DEFAULT: u64 = 30;
 const DRAIN_SECONDS_MAX: u64 = 3_600;
 
+/// Said of what should be one.
+const NO_REDIS_URL: &str = "is not the URL of a Redis: use redis://HOST:PORT, or rediss:// for TLS";
+
 /// Lines of the log when nobody says. At `info` sqlx repeats each notice of the server.
 const LOG_DEFAULT: &str = "info,sqlx=warn";
 
@@ -55,6 +59,8 @@ pub struct Serve {
     pub concurrent_tool_calls: u32,
     pub drain: Duration,
     pub allow_egress: Vec<SocketAddr>,
+    /// What replicas share. `None`: each is on its own.
+    pub redis_url: Option<SecretString>,
     pub platform: Platform,
     pub log: Log,
 }
@@ -70,6 +76,7 @@ pub(crate) struct Dev {
     pub(crate) tools_dirs: Vec<PathBuf>,
     /// `None`: a private cluster.
     pub(crate) owner_database_url: Option<SecretString>,
+    pub(crate) redis_url: Option<SecretString>,
     pub(crate) platform: Platform,
     pub(crate) log: Log,
 }
@@ -120,6 +127,7 @@ pub fn serve(args: &ServeArgs) -> anyhow::Result<Serve> {
         ("concurrent_tool_calls", args.concurrent_tool_calls.clone()),
         ("drain_seconds", args.drain_seconds.clone()),
         ("allow_egress", (!args.allow_egress.is_empty()).then(|| args.allow_egress.join(","))),
+        ("redis_url", args.redis_url.clone()),
     ];
     let flags = flags.into_iter().chain(sealing_flags(&args.sealing));
     let file = args.config.clone().or_else(|| variable("BELLJAR_CONFIG").map(PathBuf::from));
@@ -205,6 +213,11 @@ fn read_serve(mut sources: Sources, platform: Platform, log: Log) -> Result<Serv
     let concurrent_runs = sources.number("concurrent_runs", 1, CONCURRENT_RUNS_MAX);
     let concurrent_tool_calls = sources.number("concurrent_tool_calls", 1, CONCURRENT_TOOL_CALLS_MAX);
     let drain = sources.number("drain_seconds", 1, DRAIN_SECONDS_MAX);
+    let redis_url = sources.secret("redis_url");
+    if redis_url.as_ref().is_some_and(|url| RedisUrl::new(url).is_err()) {
+        let name = sources.name("redis_url");
+        sources.mistake(format!("{name} {NO_REDIS_URL}"));
+    }
     let allow_egress = sources.list("allow_egress", "addresses and ports, such as 10.0.0.7:443");
     let (Some(url), Some(master_key), Some(cache_dir), []) =
         (database_url, master_key, cache_dir, sources.mistakes().as_slice())
@@ -222,6 +235,7 @@ fn read_serve(mut sources: Sources, platform: Platform, log: Log) -> Result<Serv
         concurrent_tool_calls: concurrent_tool_calls.unwrap_or(tool_executor::CONCURRENCY_DEFAULT),
         drain: Duration::from_secs(drain.unwrap_or(DRAIN_SECONDS_DEFAULT)),
         allow_egress,
+        redis_url,
         platform,
         log,
     })
@@ -308,6 +322,10 @@ pub(crate) fn dev(args: DevArgs) -> anyhow::Result<Dev> {
                        to use a private Postgres";
         return Err(Mistakes(vec![mistake.into()]).into());
     }
+    let redis_url = args.redis_url.or_else(|| variable("BELLJAR_REDIS_URL")).map(SecretString::from);
+    if redis_url.as_ref().is_some_and(|url| RedisUrl::new(url).is_err()) {
+        return Err(Mistakes(vec![format!("--redis-url, or BELLJAR_REDIS_URL, {NO_REDIS_URL}")]).into());
+    }
     Ok(Dev {
         data_dir: args.data_dir,
         listen: args.listen,
@@ -316,6 +334,7 @@ pub(crate) fn dev(args: DevArgs) -> anyhow::Result<Dev> {
         allow_egress: args.allow_egress,
         tools_dirs,
         owner_database_url,
+        redis_url,
         platform: platform(),
         log: log(),
     })
@@ -348,11 +367,24 @@ pub(crate) fn secret_variable(name: &str) -> Option<SecretString> {
     variable(name).map(SecretString::from)
 }
 
-/// The platform's own provider, where the environment has a key for one. Its URL is the operator's word.
+/// The platform's own providers: those that the environment has a key for. Their URLs are the operator's word. The names
+/// are those of the providers' own clients.
 fn platform() -> Platform {
-    let Some(api_key) = variable("OPENAI_API_KEY").map(SecretString::from) else { return Platform::new() };
-    let base_url = variable("OPENAI_BASE_URL");
-    Platform::from([("openai".to_owned(), Endpoint { kind: EndpointKind::Openai, base_url, api_key, trusted: true })])
+    let providers = [
+        ("openai", EndpointKind::Openai, "OPENAI_API_KEY", "OPENAI_BASE_URL"),
+        ("anthropic", EndpointKind::Anthropic, "ANTHROPIC_API_KEY", "ANTHROPIC_BASE_URL"),
+        ("gemini", EndpointKind::Gemini, "GEMINI_API_KEY", "GEMINI_BASE_URL"),
+    ];
+    let with_keys = providers.into_iter().filter_map(|(name, kind, key, base_url)| {
+        let api_key = SecretString::from(variable(key)?);
+        Some((name.to_owned(), Endpoint { kind, base_url: variable(base_url), api_key, key_of: KeyOf::Platform }))
+    });
+    with_keys.collect()
+}
+
+/// Where a test build ends itself: see `agent_runtime::fault`.
+pub(crate) fn fault() -> Option<String> {
+    variable("BELLJAR_FAULT")
 }
 
 pub(crate) fn log() -> Log {

@@ -68,6 +68,7 @@ async fn prepare(config: &Dev, database: &database::Database, listeners: &serve:
         concurrent_runs: 256,
         concurrent_tool_calls: tool_executor::CONCURRENCY_DEFAULT,
         allow_egress: config.allow_egress.clone(),
+        redis_url: config.redis_url.clone(),
         platform: config.platform.clone(),
     })
     .await?;
@@ -98,10 +99,11 @@ async fn prepare(config: &Dev, database: &database::Database, listeners: &serve:
 fn greeting(file: &DevFile, path: &Path, seeded: &Seeded, config: &Dev, limits: Limits) -> String {
     let DevFile { base_url, operator_url, .. } = file;
     let path = path.display();
-    let model = if config.platform.is_empty() {
-        "the built-in demo model (OPENAI_API_KEY in the environment brings a real one)"
-    } else {
-        "gpt-4o-mini, with your OPENAI_API_KEY"
+    let model = match seed::platform_model(&config.platform) {
+        None => {
+            "the built-in demo model (OPENAI_API_KEY, ANTHROPIC_API_KEY or GEMINI_API_KEY brings a real one)".into()
+        }
+        Some(found) => format!("{}, with your {}", found.model, found.variable),
     };
     let mut text = format!(
         "\nBelljar is ready.\n\n  \

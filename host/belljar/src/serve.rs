@@ -20,7 +20,7 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use crate::{
     cli::compile_command,
-    config::{Log, Serve},
+    config::{self, Log, Serve},
     wire::{self, App},
 };
 
@@ -32,6 +32,8 @@ const WRITE_SECONDS_MAX: u64 = 60;
 const CONNECTIONS_MAX: usize = 10_000;
 /// Between two looks for uploads whose process died.
 const RECOVERY_SECONDS: u64 = 5;
+/// Longest time to give runs back: the database may be away.
+const GIVING_BACK_MAX: Duration = Duration::from_secs(5);
 /// After a failed `accept`, which says that this process has no files left: some are closed meanwhile.
 const ACCEPT_PAUSE_MS: u64 = 100;
 /// Stack of a worker thread, in bytes. Debug builds of deep handlers need more than the usual 2 MiB.
@@ -57,6 +59,9 @@ impl Listeners {
 /// `belljar serve`.
 pub(crate) fn main(config: Serve) -> anyhow::Result<ExitCode> {
     start_log(&config.log)?;
+    if let Some(fault) = config::fault() {
+        agent_runtime::fault::arm(&fault, end_at_once)?;
+    }
     runtime()?.block_on(Box::pin(async {
         let stop = stop_signal()?;
         let listeners = Listeners::bind(config.listen, config.operator_listen).await?;
@@ -70,12 +75,20 @@ pub(crate) fn main(config: Serve) -> anyhow::Result<ExitCode> {
             concurrent_runs: config.concurrent_runs,
             concurrent_tool_calls: config.concurrent_tool_calls,
             allow_egress: config.allow_egress,
+            redis_url: config.redis_url,
             platform: config.platform,
         })
         .await?;
         run(app, listeners, config.drain, stop).await?;
         Ok(ExitCode::SUCCESS)
     }))
+}
+
+/// As `kill -9` of this process, by itself.
+fn end_at_once() {
+    if let Err(error) = rustix::process::kill_process(rustix::process::getpid(), rustix::process::Signal::KILL) {
+        tracing::error!(%error, "the process could not end itself");
+    }
 }
 
 /// The runtime of everything that polls tools. It looks at timers and sockets after each task: a tool that spins yields
@@ -140,8 +153,10 @@ pub async fn run(
     work.spawn(accept(listeners.tenant, app.tenant_router, stopping.clone(), work.clone()));
     // Health is told until the end: a supervisor that hears nothing kills what is still draining.
     health.spawn(accept(listeners.operator, app.operator_router, ended.clone(), health.clone()));
-    let (runtime, token) = (app.runtime, stopping.clone());
+    let (runtime, token) = (app.runtime.clone(), stopping.clone());
     work.spawn(async move { runtime.work(token).await });
+    let (webhooks, token) = (app.webhooks, stopping.clone());
+    work.spawn(async move { webhooks.work(token).await });
     let (admission, db, token) = (app.admission, app.db, stopping.clone());
     work.spawn(async move {
         while token.run_until_cancelled(tokio::time::sleep(Duration::from_secs(RECOVERY_SECONDS))).await.is_some() {
@@ -167,6 +182,9 @@ pub async fn run(
         () = work.wait() => tracing::info!("all work has ended"),
         () = tokio::time::sleep(drain) => tracing::warn!("work is left that another process takes over"),
         () = again => tracing::warn!("told to stop again: ending at once"),
+    }
+    if tokio::time::timeout(GIVING_BACK_MAX, app.runtime.let_go()).await.is_err() {
+        tracing::warn!("runs were not all given back; their leases run out");
     }
     ended.cancel();
     health.close();

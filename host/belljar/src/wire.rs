@@ -3,13 +3,16 @@
 use std::{ffi::OsString, net::SocketAddr, path::PathBuf, sync::Arc};
 
 use agent_config::Admission;
-use agent_runtime::{AgentRuntime, Parts};
+use agent_runtime::{
+    AgentRuntime, Parts, Relay,
+    webhooks::{SenderParts, WebhookSender},
+};
 use anyhow::Context;
 use axum::Router;
 use billing_meter::prices;
 use domain::{Clock, Ids, SecretString, SystemClock, SystemIds};
 use egress::Egress;
-use gateway::Gateway;
+use gateway::{Gateway, RedisUrl};
 use model_providers::Providers;
 use tenancy::{
     Db, DbSettings,
@@ -39,6 +42,8 @@ pub struct Settings {
     pub concurrent_runs: usize,
     pub concurrent_tool_calls: u32,
     pub allow_egress: Vec<SocketAddr>,
+    /// What replicas share. `None`: each is on its own.
+    pub redis_url: Option<SecretString>,
     pub platform: Platform,
 }
 
@@ -48,6 +53,7 @@ pub struct App {
     pub executor: Executor,
     pub admission: Arc<Admission>,
     pub runtime: AgentRuntime,
+    pub webhooks: WebhookSender,
     pub key_hasher: KeyHasher,
     pub tenant_router: Router,
     pub operator_router: Router,
@@ -73,6 +79,7 @@ pub async fn assemble(settings: Settings) -> anyhow::Result<App> {
     })?;
     let providers = Arc::new(Providers::new(egress.clone(), settings.platform));
     let admission = Arc::new(Admission::new(Arc::new(executor.clone()), clock.clone(), ids.clone()));
+    let relay = settings.redis_url.as_ref().map(|url| Relay::new(url, ids.uuid())).transpose()?;
     let runtime = AgentRuntime::new(Parts {
         db: db.clone(),
         executor: Arc::new(executor.clone()),
@@ -81,12 +88,20 @@ pub async fn assemble(settings: Settings) -> anyhow::Result<App> {
         master_key: settings.master_key.clone(),
         clock: clock.clone(),
         ids: ids.clone(),
-        settings: agent_runtime::Settings { concurrent_runs: settings.concurrent_runs, ..Default::default() },
+        settings: agent_runtime::Settings { concurrent_runs: settings.concurrent_runs, relay, ..Default::default() },
+    });
+    let webhooks = WebhookSender::new(SenderParts {
+        db: db.clone(),
+        egress: egress.clone(),
+        master_key: settings.master_key.clone(),
+        clock: clock.clone(),
+        ids: ids.clone(),
     });
     let key_hasher = KeyHasher::new(&settings.master_key);
     let (shutdown, background) = (CancellationToken::new(), TaskTracker::new());
     let metrics = gateway::metrics::install()?;
     background.spawn(gateway::metrics::upkeep(metrics.clone(), shutdown.clone()));
+    background.spawn(gateway::idempotency::sweep(db.clone(), clock.clone(), shutdown.clone()));
     let gateway = Gateway::new(gateway::Parts {
         db: db.clone(),
         runtime: runtime.clone(),
@@ -110,12 +125,14 @@ pub async fn assemble(settings: Settings) -> anyhow::Result<App> {
         metrics,
         background: background.clone(),
         shutdown: shutdown.clone(),
+        redis: settings.redis_url.as_ref().map(RedisUrl::new).transpose().context("the Redis URL is none")?,
     });
     Ok(App {
         db,
         executor,
         admission,
         runtime,
+        webhooks,
         key_hasher,
         tenant_router: gateway::tenant_router(gateway.clone()),
         operator_router: gateway::operator_router(gateway),

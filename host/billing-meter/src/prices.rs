@@ -157,6 +157,13 @@ impl PriceBook {
         Priced { unit_price: unit_price.normalize(), amount: Amount::rounded(exact) }
     }
 
+    /// Whether a model's price is known: an entry names it, or the tenant's own key pays for it and the platform takes only
+    /// its fee.
+    pub fn is_priced(&self, provider: &str, model: &str) -> bool {
+        let named = |entry: &ModelPrice| fit(&entry.provider, provider).is_some() && fit(&entry.model, model).is_some();
+        provider.starts_with(OWN_KEY) || self.models.iter().any(named)
+    }
+
     fn unit_price(&self, kind: UsageKind, provider: &str, model: &str) -> Price {
         match kind {
             UsageKind::ModelInputTokens => self.tokens(provider, model).input_per_million,
@@ -215,8 +222,10 @@ impl Prices {
 /// The provider of a model that was reached with the tenant's own key, as usage events and price books name it. The
 /// tenant has paid that provider: its entries must not match by the name that the tenant gave the key.
 pub fn own_key(name: &str) -> String {
-    format!("own:{name}")
+    format!("{OWN_KEY}{name}")
 }
+
+const OWN_KEY: &str = "own:";
 
 /// Publishes the default book as version 1 when there is none; a later version is the operator's.
 pub async fn install_default(tx: &mut GlobalTx, now: Timestamp) -> Result<(), PriceError> {

@@ -32,6 +32,7 @@ pub struct Message {
     /// Counts from 1 within the conversation.
     pub position: u32,
     pub role: Role,
+    #[serde(serialize_with = "shown")]
     pub parts: Vec<Part>,
     /// The text parts, as one text.
     pub content: String,
@@ -228,6 +229,16 @@ pub async fn list(
 
 /// The last `limit` messages, fewer where they are large, oldest of them first.
 pub async fn newest(tx: &mut TenantTx, conversation: ConversationId, limit: u32) -> Result<Vec<Message>, MessageError> {
+    newest_after(tx, conversation, 0, limit).await
+}
+
+/// The same of those behind a position.
+pub async fn newest_after(
+    tx: &mut TenantTx,
+    conversation: ConversationId,
+    after: u32,
+    limit: u32,
+) -> Result<Vec<Message>, MessageError> {
     let mut rows = sqlx::query_as!(
         Row,
         r#"SELECT message_id, position, role, parts, run_id, created_at
@@ -235,7 +246,7 @@ pub async fn newest(tx: &mut TenantTx, conversation: ConversationId, limit: u32)
                         sum(pg_column_size(parts)) OVER (ORDER BY position DESC) - pg_column_size(parts) AS bytes_after
                  FROM (SELECT message_id, position, role, parts, run_id, created_at
                        FROM message
-                       WHERE tenant_id = $1 AND conversation_id = $2
+                       WHERE tenant_id = $1 AND conversation_id = $2 AND position > $5
                        ORDER BY position DESC
                        LIMIT $3) AS page) AS sized
            WHERE bytes_after < $4
@@ -244,6 +255,7 @@ pub async fn newest(tx: &mut TenantTx, conversation: ConversationId, limit: u32)
         conversation.uuid(),
         i64::from(limit),
         READ_BYTES_MAX,
+        after.cast_signed(),
     )
     .fetch_all(tx.conn())
     .await?;
@@ -308,7 +320,9 @@ pub fn check_parts(pointer: &str, parts: &[Part]) -> Vec<FieldError> {
                     refuse("`data` is not base64 with padding (RFC 4648)");
                 }
             }
-            Part::ToolCall { .. } | Part::ToolResult { .. } => refuse("use `text` or `image` parts"),
+            Part::Reasoning { .. } | Part::ToolCall { .. } | Part::ToolResult { .. } => {
+                refuse("use `text` or `image` parts")
+            }
         }
     }
     if bytes > MESSAGE_TEXT_BYTES_MAX {
@@ -328,6 +342,11 @@ fn is_base64(data: &str) -> bool {
         && data.len().is_multiple_of(4)
         && data.len() - digits.len() <= 2
         && digits.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'+' | b'/'))
+}
+
+/// What a model's provider wants back is not for anybody else.
+fn shown<S: serde::Serializer>(parts: &[Part], serializer: S) -> Result<S::Ok, S::Error> {
+    serializer.collect_seq(parts.iter().filter(|part| !matches!(part, Part::Reasoning { .. })))
 }
 
 /// The parts as they can be stored, and their JSON.

@@ -100,6 +100,13 @@ id!(MessageId, "msg_");
 id!(RunId, "run_");
 id!(CallId, "call_");
 id!(UsageEventId, "use_");
+id!(BudgetId, "bud_");
+id!(WebhookId, "whk_");
+id!(
+    /// Of something that webhooks are told of.
+    NoticeId,
+    "evt_"
+);
 
 /// Only the form that `Display` writes: 32 lower-case hex digits, so that one row has one name.
 fn parse(prefix: &'static str, text: &str) -> Result<Uuid, BadId> {

@@ -40,6 +40,13 @@ pub enum Part {
         /// Base64 (RFC 4648, with padding).
         data: String,
     },
+    /// What a model's provider wants back unchanged, such as what the model thought: opaque. Only in a message of the
+    /// assistant, and never in an answer of the API.
+    Reasoning {
+        /// Only this one gets it.
+        provider: String,
+        data: Value,
+    },
     /// The model asks for a call. Only in a message of the assistant.
     ToolCall {
         id: CallId,

@@ -25,6 +25,11 @@ impl Amount {
     pub fn decimal(self) -> Decimal {
         self.0
     }
+
+    /// What is left of it after `other`; nothing when that is more.
+    pub fn less(self, other: Amount) -> Amount {
+        Amount((self.0 - other.0).max(Decimal::ZERO).normalize())
+    }
 }
 
 impl Add for Amount {

@@ -9,6 +9,8 @@ pub enum Kind {
     Malformed,
     /// No key, or a wrong one.
     Unauthenticated,
+    /// There is no money left for it, or not enough.
+    PaymentRequired,
     Forbidden,
     /// Also everything that belongs to another tenant.
     NotFound,

@@ -33,6 +33,10 @@ impl Timestamp {
         Self::from_unix_us(self.unix_us().saturating_add(i64::try_from(duration.as_micros()).unwrap_or(i64::MAX)))
     }
 
+    pub fn minus(self, duration: Duration) -> Self {
+        Self::from_unix_us(self.unix_us().saturating_sub(i64::try_from(duration.as_micros()).unwrap_or(i64::MAX)))
+    }
+
     /// How long from `earlier` to `self`; zero when `earlier` is the later one.
     pub fn since(self, earlier: Timestamp) -> Duration {
         Duration::from_micros(u64::try_from(self.unix_us() - earlier.unix_us()).unwrap_or(0))

@@ -13,26 +13,31 @@ pub(crate) type Done = Result<StatusCode, Refusal>;
 
 pub(crate) const DONE: Done = Ok(StatusCode::NO_CONTENT);
 
-/// 201, or 202 for what is still being made, with the place of the new thing.
+/// 201, or 202 for what is still being made, with the place of the new thing; or 200.
 #[derive(Debug)]
 pub(crate) struct Made<T> {
-    status: StatusCode,
-    location: String,
-    body: T,
+    pub(crate) status: StatusCode,
+    pub(crate) location: Option<String>,
+    pub(crate) body: T,
 }
 
 impl<T> Made<T> {
+    /// 200: nothing new has a place.
+    pub(crate) fn told(body: T) -> Self {
+        Made { status: StatusCode::OK, location: None, body }
+    }
+
     pub(crate) fn created(location: String, body: T) -> Self {
-        Made { status: StatusCode::CREATED, location, body }
+        Made { status: StatusCode::CREATED, location: Some(location), body }
     }
 
     pub(crate) fn accepted(location: String, body: T) -> Self {
-        Made { status: StatusCode::ACCEPTED, location, body }
+        Made { status: StatusCode::ACCEPTED, location: Some(location), body }
     }
 
     /// 201 for a new thing, 200 for one that was there.
     pub(crate) fn put(new: bool, location: String, body: T) -> Self {
-        Made { status: if new { StatusCode::CREATED } else { StatusCode::OK }, location, body }
+        Made { status: if new { StatusCode::CREATED } else { StatusCode::OK }, location: Some(location), body }
     }
 }
 
@@ -40,7 +45,7 @@ impl<T: Serialize> IntoResponse for Made<T> {
     fn into_response(self) -> Response {
         let mut response = (self.status, Json(self.body)).into_response();
         // Ids and names have no character that a header could not hold.
-        if let Ok(location) = HeaderValue::from_str(&self.location) {
+        if let Some(location) = self.location.and_then(|location| HeaderValue::from_str(&location).ok()) {
             response.headers_mut().insert(header::LOCATION, location);
         }
         response

@@ -11,7 +11,7 @@ use tenancy::{
 };
 use uuid::Uuid;
 
-use crate::{Gateway, cors, page::CursorOwner, problem::Refusal};
+use crate::{Gateway, cors, idempotency::Holder, limits, page::CursorOwner, problem::Refusal, rates::Asker};
 
 const API_KEY: HeaderName = HeaderName::from_static("x-api-key");
 
@@ -113,8 +113,13 @@ impl FromRequestParts<Gateway> for Caller {
         let holder = gateway.db.resolve_api_key(&gateway.hasher, presented).await?.ok_or(CallerError::Unknown)?;
         admit(holder.revoked_at, holder.expires_at, holder.suspended, gateway.clock.now())?;
         cors::decide(parts, &holder.tenant).await?;
+        let standing = gateway.rates.take(&asker(&holder)).await;
+        let let_in = standing.check();
+        limits::note_standing(&parts.extensions, standing);
+        let_in?;
         gateway.shared.count(holder.tenant.id(), &parts.extensions)?;
         parts.extensions.insert(CursorOwner(holder.tenant.id().uuid()));
+        parts.extensions.insert(Holder(holder.key_id.uuid()));
         Ok(Caller::from(holder))
     }
 }
@@ -129,7 +134,17 @@ impl FromRequestParts<Gateway> for Operator {
             return Err(CallerError::NotOperator.into());
         }
         parts.extensions.insert(CursorOwner(Uuid::nil()));
+        parts.extensions.insert(Holder(Uuid::nil()));
         Ok(Operator)
+    }
+}
+
+fn asker(holder: &KeyHolder) -> Asker {
+    let bound = holder.agents.is_some() || holder.external_user_id.is_some();
+    Asker {
+        tenant: holder.tenant.id(),
+        requests_per_minute: holder.requests_per_minute,
+        bound_key: bound.then_some(holder.key_id),
     }
 }
 

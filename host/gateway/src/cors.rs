@@ -22,9 +22,10 @@ use tenancy::{
 /// How long a browser remembers a preflight, in seconds: what is granted never changes.
 const PREFLIGHT_SECONDS: u64 = 7200;
 const METHODS: &str = "GET, POST, PUT, PATCH, DELETE";
-const REQUEST_HEADERS: &str =
-    "authorization, x-api-key, content-type, accept, prefer, last-event-id, x-request-id, traceparent";
-const ANSWER_HEADERS: &str = "location, retry-after, x-request-id, x-next-cursor";
+const REQUEST_HEADERS: &str = "authorization, x-api-key, content-type, accept, prefer, idempotency-key, x-provider-key, last-event-id, x-request-id, \
+     traceparent";
+const ANSWER_HEADERS: &str =
+    "location, retry-after, x-request-id, x-next-cursor, ratelimit, ratelimit-policy, idempotent-replayed";
 
 /// The origin of the page that asks, and whether the tenant allows it.
 struct Origin {

@@ -8,6 +8,7 @@
 mod answer;
 mod caller;
 mod cors;
+pub mod idempotency;
 mod json;
 mod limits;
 pub mod metrics;
@@ -15,6 +16,7 @@ mod openapi;
 mod page;
 mod path;
 mod problem;
+mod rates;
 mod routes;
 mod said;
 mod sse;
@@ -36,6 +38,7 @@ use tower_http::catch_panic::CatchPanicLayer;
 use utoipa_axum::{router::OpenApiRouter, routes};
 
 pub use openapi::{operator_routes, tenant_routes};
+pub use rates::RedisUrl;
 
 /// Whether a provider's URL may be called: egress decides, which only the binary knows.
 pub type UrlCheck = dyn Fn(&str) -> Result<(), Box<dyn Problem>> + Send + Sync;
@@ -60,6 +63,8 @@ pub struct Parts {
     pub background: TaskTracker,
     /// Ends event streams, and makes `/readyz` say so.
     pub shutdown: CancellationToken,
+    /// Where replicas count requests together. `None`: each on its own.
+    pub redis: Option<RedisUrl>,
 }
 
 /// What every handler may ask.
@@ -69,6 +74,7 @@ pub struct Gateway {
     hasher: Arc<KeyHasher>,
     cursors: page::CursorKey,
     shared: Arc<limits::Shared>,
+    rates: Arc<rates::Rates>,
 }
 
 impl Gateway {
@@ -77,6 +83,7 @@ impl Gateway {
             hasher: Arc::new(KeyHasher::new(&parts.master_key)),
             cursors: page::CursorKey::new(&parts.master_key),
             shared: Arc::new(limits::Shared::new()),
+            rates: Arc::new(rates::Rates::new(parts.redis.as_ref())),
             parts: Arc::new(parts),
         }
     }
@@ -103,7 +110,8 @@ pub fn operator_router(gateway: Gateway) -> Router {
 
 fn tenant_api() -> OpenApiRouter<Gateway> {
     use crate::routes::{
-        agents, calls, chat, conversations, key_value, keys, models, provider_keys, runs, secrets, tenant, tools, usage,
+        agents, approvals, budgets, calls, chat, conversations, key_value, keys, models, provider_keys, runs, secrets,
+        tenant, tools, usage, webhooks,
     };
     OpenApiRouter::new()
         .routes(routes!(tenant::show, tenant::change))
@@ -132,6 +140,7 @@ fn tenant_api() -> OpenApiRouter<Gateway> {
         .routes(routes!(runs::show))
         .routes(routes!(runs::events))
         .routes(routes!(runs::cancel))
+        .routes(routes!(approvals::decide))
         .routes(routes!(provider_keys::list))
         .routes(routes!(provider_keys::put, provider_keys::delete))
         .routes(routes!(secrets::list))
@@ -141,8 +150,16 @@ fn tenant_api() -> OpenApiRouter<Gateway> {
         .routes(routes!(key_value::get, key_value::put, key_value::delete))
         .routes(routes!(models::list))
         .routes(routes!(models::price_book))
+        .routes(routes!(budgets::create, budgets::list))
+        .routes(routes!(budgets::show, budgets::change, budgets::delete))
         .routes(routes!(usage::report))
         .routes(routes!(usage::events))
+        .routes(routes!(webhooks::create, webhooks::list))
+        .routes(routes!(webhooks::show, webhooks::change, webhooks::delete))
+        .routes(routes!(webhooks::rotate_secret))
+        .routes(routes!(webhooks::deliveries))
+        .routes(routes!(webhooks::delivery))
+        .routes(routes!(webhooks::redeliver))
 }
 
 fn operator_api() -> OpenApiRouter<Gateway> {
@@ -158,6 +175,7 @@ fn operator_api() -> OpenApiRouter<Gateway> {
         .routes(routes!(operator::plan, operator::put_plan))
         .routes(routes!(operator::price_books, operator::publish_prices))
         .routes(routes!(operator::usage))
+        .routes(routes!(operator::queues))
 }
 
 fn surrounded(router: Router<Gateway>, gateway: Gateway) -> Router {

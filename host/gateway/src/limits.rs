@@ -22,8 +22,11 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tracing::Instrument;
 
 use crate::{
-    Gateway, metrics,
+    Gateway,
+    idempotency::Payload,
+    metrics,
     problem::{self, Refusal, RequestError},
+    rates::Standing,
 };
 
 /// Requests that one listener answers at once; one more is sent away with 503.
@@ -85,6 +88,13 @@ impl Shared {
     }
 }
 
+/// Notes how much of its rate a request leaves, for the headers of its answer.
+pub(crate) fn note_standing(extensions: &http::Extensions, standing: Standing) {
+    if let Some(share) = extensions.get::<Arc<Share>>() {
+        let _ = share.standing.set(standing);
+    }
+}
+
 pub(crate) struct StreamPlace {
     _of_tenant: TenantPlace,
     _of_all: OwnedSemaphorePermit,
@@ -135,11 +145,12 @@ struct Share {
     bodies_kib: Arc<Semaphore>,
     taken: AtomicU32,
     of_tenant: OnceLock<TenantPlace>,
+    standing: OnceLock<Standing>,
 }
 
 impl Share {
     fn new(bodies_kib: Arc<Semaphore>) -> Self {
-        Self { bodies_kib, taken: AtomicU32::new(0), of_tenant: OnceLock::new() }
+        Self { bodies_kib, taken: AtomicU32::new(0), of_tenant: OnceLock::new(), standing: OnceLock::new() }
     }
 
     fn take(&self, bytes: usize) -> Result<(), RequestError> {
@@ -162,6 +173,7 @@ pub(crate) async fn body(request: Request, bytes_max: usize, seconds: u64) -> Re
         return Err(RequestError::TooLarge(bytes_max));
     }
     let share = request.extensions().get::<Arc<Share>>().cloned();
+    let payload = request.extensions().get::<Arc<Payload>>().cloned();
     let mut chunks = request.into_body().into_data_stream();
     let read = async {
         let mut whole = BytesMut::with_capacity(BODY_BYTES_FIRST.min(bytes_max));
@@ -172,6 +184,9 @@ pub(crate) async fn body(request: Request, bytes_max: usize, seconds: u64) -> Re
             }
             share.as_ref().map_or(Ok(()), |share| share.take(chunk.len()))?;
             whole.extend_from_slice(&chunk);
+        }
+        if let Some(payload) = payload {
+            payload.is(&[&whole]);
         }
         Ok(whole.freeze())
     };
@@ -207,7 +222,7 @@ pub(crate) async fn around(State(entrance): State<Entrance>, mut request: Reques
     let span = tracing::info_span!("request", request.id = id, trace.parent = trace_parent);
     let answer = async move {
         // Until it is answered: what was read is held by the handler.
-        let _share = share;
+        let share = share;
         let began = Instant::now();
         let response = match places.try_acquire() {
             Ok(_place) => next.run(request).await,
@@ -225,6 +240,9 @@ pub(crate) async fn around(State(entrance): State<Entrance>, mut request: Reques
             "answered"
         );
         let mut response = problem::told(response, &id);
+        if let Some(standing) = share.standing.get() {
+            standing.tell(response.headers_mut());
+        }
         if let Ok(id) = HeaderValue::from_str(&id) {
             response.headers_mut().insert(REQUEST_ID, id);
         }

@@ -107,6 +107,14 @@ fn complete(path: &str, method: &str, operation: &mut Map<String, Value>, securi
             response.entry("description").or_insert_with(|| reason.into());
         }
     }
+    if method == "post"
+        && let Some(parameters) = operation["parameters"].as_array_mut()
+    {
+        parameters.push(json!({
+            "name": "Idempotency-Key", "in": "header", "required": false, "schema": {"type": "string", "maxLength": 255},
+            "description": "Done once, however often it is sent with this key: the first answer is told again, for 24 hours.",
+        }));
+    }
     let problem = json!({"$ref": format!("#/components/schemas/{}", ProblemBody::name())});
     operation["responses"]["default"] = json!({
         "description": "What went wrong, and what to do.",
@@ -179,6 +187,11 @@ mod tests {
                 "/v1/api-keys GET",
                 "/v1/api-keys POST",
                 "/v1/api-keys/{id} DELETE",
+                "/v1/budgets GET",
+                "/v1/budgets POST",
+                "/v1/budgets/{id} DELETE",
+                "/v1/budgets/{id} GET",
+                "/v1/budgets/{id} PATCH",
                 "/v1/conversations GET",
                 "/v1/conversations POST",
                 "/v1/conversations/{id} DELETE",
@@ -199,6 +212,7 @@ mod tests {
                 "/v1/runs/{id} GET",
                 "/v1/runs/{id}/cancel POST",
                 "/v1/runs/{id}/events GET",
+                "/v1/runs/{id}/tool-calls/{call}/decision POST",
                 "/v1/secrets GET",
                 "/v1/secrets/{name} DELETE",
                 "/v1/secrets/{name} PUT",
@@ -219,6 +233,15 @@ mod tests {
                 "/v1/tools/{tool}/versions/{version}/wasm GET",
                 "/v1/usage GET",
                 "/v1/usage/events GET",
+                "/v1/webhooks GET",
+                "/v1/webhooks POST",
+                "/v1/webhooks/{id} DELETE",
+                "/v1/webhooks/{id} GET",
+                "/v1/webhooks/{id} PATCH",
+                "/v1/webhooks/{id}/deliveries GET",
+                "/v1/webhooks/{id}/deliveries/{delivery} GET",
+                "/v1/webhooks/{id}/deliveries/{delivery}/redeliver POST",
+                "/v1/webhooks/{id}/rotate-secret POST",
             ]
         );
         assert_eq!(
@@ -231,6 +254,7 @@ mod tests {
                 "/operator/v1/plans/{name} PUT",
                 "/operator/v1/price-books GET",
                 "/operator/v1/price-books POST",
+                "/operator/v1/queues GET",
                 "/operator/v1/tenants GET",
                 "/operator/v1/tenants POST",
                 "/operator/v1/tenants/{id} DELETE",

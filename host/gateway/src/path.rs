@@ -1,9 +1,10 @@
 //! What a path names. A text that cannot be a name gets the answer of a name that nothing has.
 
 use agent_config::{AgentRef, ToolError, VersionRef};
+use agent_runtime::approvals::ApprovalError;
 use axum::extract::{FromRequestParts, RawPathParams};
 use domain::{
-    ApiKeyId, CallId, ConversationId, Kind, Problem, RunId, TenantId, ToolName,
+    ApiKeyId, BudgetId, CallId, ConversationId, Kind, NoticeId, Problem, RunId, TenantId, ToolName, WebhookId,
     names::{ProviderName, SecretName},
 };
 use http::request::Parts;
@@ -62,10 +63,13 @@ names! {
     CallId, "tool_call.not_found", "no such tool call; `GET /v1/tool-calls` lists yours";
     ConversationId, "conversation.not_found", "no conversation has this id; `GET /v1/conversations` lists those there are";
     RunId, "run.not_found", "no such run; `GET /v1/runs` lists yours";
+    BudgetId, "budget.not_found", "no such budget; `GET /v1/budgets` lists yours";
     ApiKeyId, "api_key.not_found", "no such API key";
     SecretName, "secret.not_found", "no such secret; `GET /v1/secrets` lists yours";
     ProviderName, "provider_key.not_found", "no such provider key; `GET /v1/provider-keys` lists yours";
     BookVersion, "price_book.not_found", "no price book has this version; an amount names the version that priced it";
+    WebhookId, "webhook.not_found", "no such webhook; `GET /v1/webhooks` lists yours";
+    NoticeId, "delivery.not_found", "the webhook has no such delivery; `GET /v1/webhooks/{id}/deliveries` lists those it has";
     TenantId, "tenant.not_found", "no such tenant";
 }
 
@@ -151,6 +155,24 @@ impl Names for (ToolName, VersionRef) {
     }
 }
 
+impl Names for (RunId, CallId) {
+    fn read(texts: &[&str]) -> Result<Self, Refusal> {
+        match texts {
+            [run, call] => Ok((name(run)?, <CallId as Name>::read(call).ok_or(ApprovalError::NotFound)?)),
+            _ => Err(RequestError::NoRoute.into()),
+        }
+    }
+}
+
+impl Names for (WebhookId, NoticeId) {
+    fn read(texts: &[&str]) -> Result<Self, Refusal> {
+        match texts {
+            [webhook, delivery] => Ok((name(webhook)?, name(delivery)?)),
+            _ => Err(RequestError::NoRoute.into()),
+        }
+    }
+}
+
 impl Names for NamespacePath {
     fn read(texts: &[&str]) -> Result<Self, Refusal> {
         match texts {
@@ -202,7 +224,7 @@ impl<T: Names> FromRequestParts<Gateway> for Named<T> {
 
 #[cfg(test)]
 mod tests {
-    use agent_config::{AgentError, provider_keys::ProviderKeyError, secrets::SecretError};
+    use agent_config::{AgentError, provider_keys::ProviderKeyError, secrets::SecretError, webhooks::WebhookError};
     use conversation_store::conversations::ConversationError;
     use tenancy::{keys::KeyError, tenants::TenantError};
 
@@ -217,9 +239,12 @@ mod tests {
         same(AgentRef::NOT_FOUND, &AgentError::NotFound);
         same(ToolName::NOT_FOUND, &ToolError::NotFound("t".parse().unwrap()));
         same(ConversationId::NOT_FOUND, &ConversationError::NotFound);
+        same(BudgetId::NOT_FOUND, &billing_meter::BudgetError::NotFound);
         same(ApiKeyId::NOT_FOUND, &KeyError::NotFound);
         same(ProviderName::NOT_FOUND, &ProviderKeyError::NotFound);
         same(SecretName::NOT_FOUND, &SecretError::NotFound);
+        same(WebhookId::NOT_FOUND, &WebhookError::NotFound);
+        same(NoticeId::NOT_FOUND, &WebhookError::DeliveryNotFound);
         same(TenantId::NOT_FOUND, &TenantError::NotFound);
     }
 

@@ -1,6 +1,8 @@
 //! One file a noun. A handler opens, asks the owner, answers; no rule lives here.
 
 pub(crate) mod agents;
+pub(crate) mod approvals;
+pub(crate) mod budgets;
 pub(crate) mod calls;
 pub(crate) mod chat;
 pub(crate) mod conversations;
@@ -15,3 +17,4 @@ pub(crate) mod secrets;
 pub(crate) mod tenant;
 pub(crate) mod tools;
 pub(crate) mod usage;
+pub(crate) mod webhooks;

@@ -7,6 +7,8 @@ mod choose;
 mod fill;
 mod find;
 
+use std::collections::BTreeSet;
+
 use async_trait::async_trait;
 use domain::message::{FunctionSpec, Part, Role, text_of};
 use futures::{StreamExt, stream};
@@ -44,7 +46,11 @@ fn events(request: &ModelRequest) -> Vec<ModelEvent> {
         output_tokens,
         reported: true,
     };
-    match reply(&request.messages, &request.functions) {
+    let reply = match (reply(&request.messages, &request.functions), &request.output_schema) {
+        (Reply::Text(_), Some(schema)) => Reply::Text(structured(schema, &request.messages)),
+        (reply, _) => reply,
+    };
+    match reply {
         Reply::Calls(calls) => {
             // Told apart from every call before, without any chance.
             let before =
@@ -91,8 +97,7 @@ fn reply(messages: &[Message], functions: &[FunctionSpec]) -> Reply {
     if messages.last().is_some_and(|message| message.role == Role::Tool) {
         return Reply::Text(answer(messages));
     }
-    let said = messages.iter().rfind(|message| message.role == Role::User);
-    let text = said.map(|message| text_of(&message.parts)).unwrap_or_default();
+    let text = said(messages);
     let calls = written_calls(&text);
     if !calls.is_empty() {
         return Reply::Calls(calls);
@@ -102,6 +107,23 @@ fn reply(messages: &[Message], functions: &[FunctionSpec]) -> Reply {
         Some(call) => Reply::Calls(vec![call]),
         None => Reply::Text(introduction(functions)),
     }
+}
+
+/// An answer by the agent's schema: with what the results say, or the user where there are none; else an example.
+fn structured(schema: &Value, messages: &[Message]) -> String {
+    let text = match messages.last() {
+        Some(last) if last.role == Role::Tool => answer(messages),
+        _ => said(messages),
+    };
+    let read = fill::Read::new(&text[..text.floor_char_boundary(READ_BYTES_MAX)]);
+    let found = fill::fill(schema, &read, &BTreeSet::new()).map(|filled| Value::Object(filled.arguments));
+    found.unwrap_or_else(|| fill::example(schema)).to_string()
+}
+
+/// What the user said last.
+fn said(messages: &[Message]) -> String {
+    let said = messages.iter().rfind(|message| message.role == Role::User);
+    said.map(|message| text_of(&message.parts)).unwrap_or_default()
 }
 
 /// The lines `/tool__function {json}`. A name that is not bound and arguments that are not JSON are passed on, so that

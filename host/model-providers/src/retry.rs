@@ -79,10 +79,14 @@ mod tests {
     use tokio::time::Instant;
 
     use super::*;
-    use crate::{StopReason, Usage};
+    use crate::{KeyOf, StopReason, Usage};
 
     fn limited(seconds: Option<u64>) -> ProviderError {
-        ProviderError::RateLimited { provider: "x".into(), retry_after: seconds.map(Duration::from_secs) }
+        ProviderError::RateLimited {
+            provider: "x".into(),
+            key: KeyOf::Tenant,
+            retry_after: seconds.map(Duration::from_secs),
+        }
     }
 
     fn unavailable() -> ProviderError {
@@ -90,7 +94,11 @@ mod tests {
     }
 
     fn refused() -> ProviderError {
-        ProviderError::KeyRefused { provider: "x".into() }
+        ProviderError::KeyRefused { provider: "x".into(), key: KeyOf::Tenant }
+    }
+
+    fn open_circuit() -> ProviderError {
+        ProviderError::CircuitOpen { provider: "x".into(), retry_after: Duration::from_secs(1) }
     }
 
     fn timeout() -> ProviderError {
@@ -107,6 +115,7 @@ mod tests {
             (2, timeout(), 0.5, ms(500)),
             (3, unavailable(), 0.0, None),
             (1, refused(), 0.0, None),
+            (1, open_circuit(), 0.0, None),
             (1, limited(None), 1.0, ms(500)),
             (1, limited(Some(7)), 0.0, ms(7000)),
             (2, limited(Some(20)), 0.5, ms(20_500)),
@@ -151,15 +160,7 @@ mod tests {
             .enumerate()
             .map(|(n, script)| (ModelRef::new(format!("p{n}"), "m"), Arc::clone(script) as Arc<dyn ModelProvider>))
             .collect();
-        let request = ModelRequest {
-            model: ModelRef::parse("demo"),
-            system: String::new(),
-            messages: Vec::new(),
-            functions: Vec::new(),
-            temperature: None,
-            max_output_tokens: None,
-            options: Default::default(),
-        };
+        let request = ModelRequest::for_tests();
         let began = Instant::now();
         let outcome = match start(&candidates, request, &|| 1.0).await {
             Ok((_, stream)) => stream.try_collect().await.map_err(|error| error.code()),
@@ -178,6 +179,7 @@ mod tests {
             (vec![vec![Fails(limited(Some(3))), Says("a")]], says("a p0/m"), 3500, vec![0]),
             (vec![vec![Fails(refused()), Says("a")], vec![Says("b")]], says("b p1/m"), 0, vec![1, 0]),
             (vec![vec![Fails(limited(Some(60))), Says("a")], vec![Says("b")]], says("b p1/m"), 0, vec![1, 0]),
+            (vec![vec![Fails(open_circuit()), Says("a")], vec![Says("b")]], says("b p1/m"), 0, vec![1, 0]),
             (
                 vec![vec![Fails(timeout()), Fails(timeout()), Fails(timeout()), Says("a")], vec![Says("b")]],
                 says("b p1/m"),

@@ -26,12 +26,35 @@ pub struct ModelRequest {
     pub max_output_tokens: Option<u32>,
     /// Further fields of the provider's request, as the agent has them.
     pub options: Map<String, Value>,
+    /// What the answer's text must fit, for a provider that can be told. The others ignore it: who sets it also says so
+    /// in `system`, and checks the answer.
+    pub output_schema: Option<Value>,
+}
+
+#[cfg(test)]
+impl ModelRequest {
+    pub(crate) fn for_tests() -> ModelRequest {
+        ModelRequest {
+            model: ModelRef::new("local", "m-1"),
+            system: "Be brief.".into(),
+            messages: vec![Message { role: Role::User, parts: vec![Part::text("1+1?")] }],
+            functions: Vec::new(),
+            temperature: None,
+            max_output_tokens: None,
+            options: Map::new(),
+            output_schema: None,
+        }
+    }
 }
 
 #[derive(Debug, Clone, PartialEq)]
 pub enum ModelEvent {
     /// The next piece of the answer's text.
     Text(String),
+    /// A whole image, in base64.
+    Image { media_type: String, data: String },
+    /// What the provider wants back with the next request of the conversation, unchanged: `Part::Reasoning`.
+    Reasoning(Value),
     /// A whole call.
     ToolCall {
         provider_id: String,

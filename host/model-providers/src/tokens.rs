@@ -88,6 +88,7 @@ impl Tally {
         for part in &message.parts {
             match part {
                 Part::Text { text } | Part::ToolResult { text, .. } => self.text(text),
+                Part::Reasoning { data, .. } => self.text(&data.to_string()),
                 Part::Image { .. } => self.fixed += IMAGE_TOKENS,
                 Part::ToolCall { name, arguments, .. } => {
                     self.text(name);

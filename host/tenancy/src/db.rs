@@ -1,15 +1,24 @@
 //! Pools, one a database, private to this crate.
 
-use std::{collections::HashMap, str::FromStr, sync::Arc, time::Duration};
+use std::{
+    collections::HashMap,
+    str::FromStr,
+    sync::{Arc, Mutex, PoisonError},
+    time::Duration,
+};
 
-use domain::{ExposeSecret, SecretString};
+use domain::{ExposeSecret, SecretString, TenantId};
 use sqlx::{
     AssertSqlSafe, Connection, PgConnection, Postgres, Transaction,
     postgres::{PgConnectOptions, PgPoolOptions},
 };
 
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+
 use crate::{
-    ConnectError, DbError, Placement, migrate,
+    ConnectError, DbError, KeyHolder, Placement,
+    lookups::Lookups,
+    migrate,
     placement::{MAIN_DATABASE, SHARED_SCHEMA},
 };
 
@@ -17,6 +26,11 @@ use crate::{
 const ACQUIRE_TIMEOUT: Duration = Duration::from_secs(5);
 /// A connection that idled longer than this is tried before it is lent: a restarted server has closed it.
 const IDLE_UNTRIED: Duration = Duration::from_secs(2);
+/// One tenant's open transactions hold this part of the connections at most, so that it never holds the pool. Who wants
+/// more waits behind its own.
+const TENANT_PART: usize = 2;
+/// Tenants that are remembered with nothing open.
+const IDLE_TENANTS_MAX: usize = 1024;
 /// Set on every connection of the application: one statement, one wait for a lock, one idle transaction.
 const SESSION: [(&str, &str); 3] =
     [("statement_timeout", "30s"), ("lock_timeout", "10s"), ("idle_in_transaction_session_timeout", "60s")];
@@ -37,6 +51,38 @@ pub struct Db(Arc<Inner>);
 struct Inner {
     #[expect(clippy::disallowed_types, reason = "this is where the pools are private")]
     pools: HashMap<String, sqlx::PgPool>,
+    transactions: Transactions,
+    key_holders: Lookups<[u8; 32], Option<KeyHolder>>,
+}
+
+/// What each tenant may open at once.
+struct Transactions {
+    most: usize,
+    tenants: Mutex<HashMap<TenantId, Arc<Semaphore>>>,
+}
+
+impl Transactions {
+    fn new(connections: u32) -> Self {
+        Transactions { most: (connections as usize / TENANT_PART).max(1), tenants: Mutex::default() }
+    }
+
+    /// Waits for as long as for a connection.
+    async fn place(&self, tenant: TenantId) -> Result<OwnedSemaphorePermit, DbError> {
+        let places = self.of(tenant);
+        let waited = tokio::time::timeout(ACQUIRE_TIMEOUT, places.acquire_owned()).await;
+        // It is never closed.
+        Ok(waited.map_err(|_| DbError::TenantBusy)?.map_err(|_| sqlx::Error::PoolClosed)?)
+    }
+
+    fn of(&self, tenant: TenantId) -> Arc<Semaphore> {
+        // The map stays whole whatever panicked while it was held.
+        let mut tenants = self.tenants.lock().unwrap_or_else(PoisonError::into_inner);
+        if tenants.len() > IDLE_TENANTS_MAX {
+            // Whoever holds or awaits a place holds the semaphore.
+            tenants.retain(|_, places| Arc::strong_count(places) > 1);
+        }
+        tenants.entry(tenant).or_insert_with(|| Arc::new(Semaphore::new(self.most))).clone()
+    }
 }
 
 impl Db {
@@ -56,7 +102,9 @@ impl Db {
             .connect_with(options)
             .await
             .map_err(ConnectError::Unreachable)?;
-        let db = Db(Arc::new(Inner { pools: HashMap::from([(MAIN_DATABASE.to_owned(), pool)]) }));
+        let pools = HashMap::from([(MAIN_DATABASE.to_owned(), pool)]);
+        let transactions = Transactions::new(settings.connections);
+        let db = Db(Arc::new(Inner { pools, transactions, key_holders: Lookups::default() }));
         db.check().await?;
         Ok(db)
     }
@@ -101,6 +149,15 @@ impl Db {
     pub async fn global(&self) -> Result<GlobalTx, DbError> {
         let statement = format!("BEGIN; SET LOCAL search_path = {SHARED_SCHEMA}");
         Ok(GlobalTx { tx: self.begin(&Placement::shared(), statement).await? })
+    }
+
+    pub(crate) fn key_holders(&self) -> &Lookups<[u8; 32], Option<KeyHolder>> {
+        &self.0.key_holders
+    }
+
+    /// One of the transactions that a tenant may have open. Held as long as it is.
+    pub(crate) async fn place(&self, tenant: TenantId) -> Result<OwnedSemaphorePermit, DbError> {
+        self.0.transactions.place(tenant).await
     }
 
     /// Begins in a task of its own, which goes on when whoever waits for it is dropped (a call at its deadline, a client

@@ -1,7 +1,7 @@
-//! What is done before a tenant is known. Each door is one SECURITY DEFINER function of migration 0006 and gives the
+//! What is done before a tenant is known. Each door is one SECURITY DEFINER function of a migration and gives the
 //! `Tenant` together with the reason.
 
-use domain::{AgentId, ApiKeyId, RunId, TenantId, Timestamp, ToolId, page::PageRequest};
+use domain::{AgentId, ApiKeyId, RunId, TenantId, Timestamp, ToolId, WebhookId, page::PageRequest};
 use uuid::Uuid;
 
 use crate::{
@@ -22,18 +22,52 @@ pub struct KeyHolder {
     pub external_user_id: Option<String>,
     pub expires_at: Option<Timestamp>,
     pub revoked_at: Option<Timestamp>,
+    /// Of the tenant's plan, with its overrides.
+    pub requests_per_minute: u32,
+}
+
+/// What there is of a tenant's runs, and what its plan gives to it.
+#[derive(Debug, Clone)]
+pub struct QueueOf {
+    pub tenant: TenantId,
+    pub suspended: bool,
+    pub weight: u32,
+    /// Runs at once.
+    pub runs_max: u32,
+    pub waiting: u64,
+    /// Of those that wait, how many could begin now. None of a tenant that is suspended.
+    pub ready: u64,
+    pub running: u64,
+    /// Of those that are driven, how many by others.
+    pub elsewhere: u64,
+    /// When the first of those that wait was accepted.
+    pub oldest: Option<Timestamp>,
+}
+
+/// A run that became a worker's.
+#[derive(Debug, Clone)]
+pub struct TakenRun {
+    pub tenant: Tenant,
+    pub run: RunId,
+    /// Under which its writes are made.
+    pub fence: i64,
 }
 
 impl Db {
     /// `None` for a text that is no key, or a key that nobody holds.
     pub async fn resolve_api_key(&self, hasher: &KeyHasher, presented: &str) -> Result<Option<KeyHolder>, DbError> {
         let Some(hash) = hasher.hash(presented) else { return Ok(None) };
+        self.key_holders().together(hash, self.key_holder(hash)).await
+    }
+
+    async fn key_holder(&self, hash: [u8; 32]) -> Result<Option<KeyHolder>, DbError> {
         let mut tx = self.global().await?;
         let row = sqlx::query!(
             r#"
             SELECT tenant_id AS "tenant_id!", database AS "database!", schema AS "schema!", suspended AS "suspended!",
-                   api_key_id AS "api_key_id!", scopes AS "scopes!", agents, external_user_id, expires_at, revoked_at
-            FROM door_resolve_api_key($1)
+                   api_key_id AS "api_key_id!", scopes AS "scopes!", agents, external_user_id, expires_at, revoked_at,
+                   requests_per_minute AS "requests_per_minute!"
+            FROM door_resolve_caller($1)
             "#,
             &hash[..],
         )
@@ -49,6 +83,7 @@ impl Db {
             external_user_id: row.external_user_id,
             expires_at: row.expires_at.map(Timestamp::from),
             revoked_at: row.revoked_at.map(Timestamp::from),
+            requests_per_minute: row.requests_per_minute.unsigned_abs(),
         }))
     }
 
@@ -83,41 +118,81 @@ impl Db {
         rows.into_iter().map(|row| self.tenant(row.tenant_id, row.database, row.schema)).collect()
     }
 
-    /// The oldest queued run becomes this worker's until `until`.
-    pub async fn claim_run(
-        &self,
-        worker: Uuid,
-        at: Timestamp,
-        until: Timestamp,
-    ) -> Result<Option<(Tenant, RunId)>, DbError> {
+    /// Every tenant of whom a run waits or is driven.
+    pub async fn queues(&self, worker: Uuid) -> Result<Vec<QueueOf>, DbError> {
         let mut tx = self.global().await?;
-        let row = sqlx::query!(
+        let rows = sqlx::query!(
             r#"
-            SELECT tenant_id AS "tenant_id!", database AS "database!", schema AS "schema!", run_id AS "run_id!"
-            FROM door_claim_run($1, $2, $3)
+            SELECT tenant_id AS "tenant_id!", suspended AS "suspended!", weight AS "weight!", runs_max AS "runs_max!",
+                   waiting AS "waiting!", ready AS "ready!", running AS "running!", elsewhere AS "elsewhere!", oldest
+            FROM door_queues($1)
             "#,
             worker,
-            at.offset(),
-            until.offset(),
         )
-        .fetch_optional(tx.conn())
+        .fetch_all(tx.conn())
         .await?;
-        tx.commit().await?;
-        row.map(|row| Ok((self.tenant(row.tenant_id, row.database, row.schema)?, row.run_id.into()))).transpose()
+        let queues = rows.into_iter().map(|row| QueueOf {
+            tenant: row.tenant_id.into(),
+            suspended: row.suspended,
+            weight: row.weight.unsigned_abs(),
+            runs_max: row.runs_max.unsigned_abs(),
+            waiting: row.waiting.unsigned_abs(),
+            ready: row.ready.unsigned_abs(),
+            running: row.running.unsigned_abs(),
+            elsewhere: row.elsewhere.unsigned_abs(),
+            oldest: row.oldest.map(Timestamp::from),
+        });
+        Ok(queues.collect())
     }
 
-    /// A run that nobody has renewed becomes this worker's until `until`.
-    pub async fn claim_expired_run(
+    /// The next run of a tenant's queue becomes this worker's until `until`.
+    pub async fn take_run_of(
+        &self,
+        tenant: TenantId,
+        worker: Uuid,
+        at: Timestamp,
+        until: Timestamp,
+    ) -> Result<Option<TakenRun>, DbError> {
+        let mut tx = self.global().await?;
+        let taken = sqlx::query!(
+            r#"
+            SELECT tenant_id AS "tenant_id!", database AS "database!", schema AS "schema!", run_id AS "run_id!",
+                   fence AS "fence!"
+            FROM door_take_run_of($1, $2, $3, $4)
+            "#,
+            tenant.uuid(),
+            worker,
+            at.offset(),
+            until.offset(),
+        )
+        .fetch_optional(tx.conn())
+        .await;
+        let row = match taken {
+            // Another run of its conversation began at this moment.
+            Err(error) if DbError::violates(&error, "run_active") => return Ok(None),
+            taken => taken?,
+        };
+        tx.commit().await?;
+        row.map(|row| {
+            let tenant = self.tenant(row.tenant_id, row.database, row.schema)?;
+            Ok(TakenRun { tenant, run: row.run_id.into(), fence: row.fence })
+        })
+        .transpose()
+    }
+
+    /// A run that nobody has renewed becomes this worker's until `until`; and which attempt at it this is.
+    pub async fn take_abandoned_run(
         &self,
         worker: Uuid,
         at: Timestamp,
         until: Timestamp,
-    ) -> Result<Option<(Tenant, RunId)>, DbError> {
+    ) -> Result<Option<(TakenRun, u32)>, DbError> {
         let mut tx = self.global().await?;
         let row = sqlx::query!(
             r#"
-            SELECT tenant_id AS "tenant_id!", database AS "database!", schema AS "schema!", run_id AS "run_id!"
-            FROM door_claim_expired_run($1, $2, $3)
+            SELECT tenant_id AS "tenant_id!", database AS "database!", schema AS "schema!", run_id AS "run_id!",
+                   fence AS "fence!", attempts AS "attempts!"
+            FROM door_take_abandoned_run($1, $2, $3)
             "#,
             worker,
             at.offset(),
@@ -126,7 +201,20 @@ impl Db {
         .fetch_optional(tx.conn())
         .await?;
         tx.commit().await?;
-        row.map(|row| Ok((self.tenant(row.tenant_id, row.database, row.schema)?, row.run_id.into()))).transpose()
+        row.map(|row| {
+            let tenant = self.tenant(row.tenant_id, row.database, row.schema)?;
+            Ok((TakenRun { tenant, run: row.run_id.into(), fence: row.fence }, row.attempts.cast_unsigned()))
+        })
+        .transpose()
+    }
+
+    /// Runs whose wait for an approval is over are queued again. How many.
+    pub async fn wake_runs(&self, at: Timestamp) -> Result<u64, DbError> {
+        let mut tx = self.global().await?;
+        let woken =
+            sqlx::query_scalar!(r#"SELECT door_wake_runs($1) AS "woken!""#, at.offset()).fetch_one(tx.conn()).await?;
+        tx.commit().await?;
+        Ok(woken.cast_unsigned())
     }
 
     /// A version whose admission has stopped becomes this process's until `until`: tool and content hash.
@@ -153,6 +241,35 @@ impl Db {
             Ok((self.tenant(row.tenant_id, row.database, row.schema)?, row.tool_id.into(), hash))
         })
         .transpose()
+    }
+
+    /// Webhooks to which something is due, at most `each` of one tenant; and whether nothing has arrived at them lately,
+    /// those last.
+    pub async fn due_webhooks(
+        &self,
+        at: Timestamp,
+        each: i64,
+        rows: i32,
+    ) -> Result<Vec<(Tenant, WebhookId, bool)>, DbError> {
+        let mut tx = self.global().await?;
+        let rows = sqlx::query!(
+            r#"
+            SELECT tenant_id AS "tenant_id!", database AS "database!", schema AS "schema!", webhook_id AS "webhook_id!",
+                   failing AS "failing!"
+            FROM door_due_webhooks($1, $2, $3)
+            "#,
+            at.offset(),
+            each,
+            rows,
+        )
+        .fetch_all(tx.conn())
+        .await?;
+        rows.into_iter()
+            .map(|row| {
+                let tenant = self.tenant(row.tenant_id, row.database, row.schema)?;
+                Ok((tenant, row.webhook_id.into(), row.failing))
+            })
+            .collect()
     }
 
     fn tenant(&self, id: Uuid, database: String, schema: String) -> Result<Tenant, DbError> {

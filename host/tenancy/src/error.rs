@@ -4,8 +4,15 @@ use domain::{Kind, Problem};
 
 /// A statement that failed. Its text never reaches a stranger: it may quote rows.
 #[derive(Debug, thiserror::Error)]
-#[error("{}", words(self.is_unavailable()))]
-pub struct DbError(#[from] sqlx::Error);
+pub enum DbError {
+    #[error("{}", words(self.is_unavailable()))]
+    Statement(#[from] sqlx::Error),
+    /// Its own transactions hold all that one tenant may.
+    #[error(
+        "this tenant has too much under way at the same time; try again in a few seconds, with fewer requests at once"
+    )]
+    TenantBusy,
+}
 
 fn words(unavailable: bool) -> &'static str {
     if unavailable { "the database does not answer; try again in a few seconds" } else { "a statement failed" }
@@ -13,7 +20,8 @@ fn words(unavailable: bool) -> &'static str {
 
 impl DbError {
     fn is_unavailable(&self) -> bool {
-        match &self.0 {
+        let DbError::Statement(error) = self else { return true };
+        match error {
             sqlx::Error::Io(_) | sqlx::Error::PoolTimedOut | sqlx::Error::PoolClosed | sqlx::Error::WorkerCrashed => {
                 true
             }
@@ -38,7 +46,11 @@ impl Problem for DbError {
     }
 
     fn code(&self) -> &'static str {
-        if self.is_unavailable() { "database.unavailable" } else { "internal" }
+        match self {
+            DbError::TenantBusy => "tenant.busy",
+            _ if self.is_unavailable() => "database.unavailable",
+            DbError::Statement(_) => "internal",
+        }
     }
 
     fn retry_after_seconds(&self) -> Option<u64> {

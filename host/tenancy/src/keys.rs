@@ -52,10 +52,14 @@ pub enum Scope {
     SecretsWrite,
     #[serde(rename = "usage:read")]
     UsageRead,
+    #[serde(rename = "approvals:write")]
+    ApprovalsWrite,
+    #[serde(rename = "budgets:write")]
+    BudgetsWrite,
 }
 
 impl Scope {
-    pub const ALL: [Scope; 13] = [
+    pub const ALL: [Scope; 15] = [
         Scope::Admin,
         Scope::KeysWrite,
         Scope::AgentsRead,
@@ -69,6 +73,8 @@ impl Scope {
         Scope::ConversationsWrite,
         Scope::SecretsWrite,
         Scope::UsageRead,
+        Scope::ApprovalsWrite,
+        Scope::BudgetsWrite,
     ];
 
     pub fn as_str(self) -> &'static str {
@@ -86,6 +92,8 @@ impl Scope {
             Scope::ConversationsWrite => "conversations:write",
             Scope::SecretsWrite => "secrets:write",
             Scope::UsageRead => "usage:read",
+            Scope::ApprovalsWrite => "approvals:write",
+            Scope::BudgetsWrite => "budgets:write",
         }
     }
 

@@ -2,7 +2,7 @@
 //!
 //! No row of a tenant is reached without a `TenantTx`, and no `TenantTx` without a `Tenant`, which only this crate makes.
 //!
-//! Owns: tenant, plan, api_key, data_key.
+//! Owns: tenant, plan, api_key, data_key, idempotency, operator_idempotency.
 //! May use: domain.
 //! Never: knows a business rule; gives out a pool.
 //! Start at: `TenantTx`.
@@ -10,7 +10,10 @@
 mod db;
 mod doors;
 mod error;
+pub mod hints;
+pub mod idempotency;
 pub mod keys;
+mod lookups;
 mod migrate;
 mod placement;
 pub mod plans;
@@ -20,7 +23,7 @@ mod tenant;
 pub mod tenants;
 
 pub use db::{Db, DbSettings, GlobalTx};
-pub use doors::KeyHolder;
+pub use doors::{KeyHolder, QueueOf, TakenRun};
 pub use error::{ConnectError, DbError};
 pub use migrate::{APPLICATION_ROLE, Migrated, fingerprint, migrate, pending};
 pub use placement::Placement;

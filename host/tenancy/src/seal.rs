@@ -18,6 +18,7 @@ use zeroize::Zeroizing;
 use crate::{DbError, TenantTx};
 
 const NONCE_BYTES: usize = 24;
+const INSTALLATION_KEY: &str = "belljar operator's answers 1";
 
 /// The secret from which every other secret of the installation is derived, and the key-encryption keys given beside it.
 /// Kept outside of the database.
@@ -189,6 +190,19 @@ pub async fn open_all(
         decrypt(key, &value_context(tx, context, sealed.data_key_version), &sealed.bytes)
     };
     values.iter().map(open).collect()
+}
+
+/// Seals what is the operator's and of no tenant, under a key that is derived from the master key.
+pub(crate) fn seal_installation(master: &MasterKey, context: &str, plain: &[u8]) -> Result<Vec<u8>, SealError> {
+    encrypt(&master.derive(INSTALLATION_KEY)[..], context, plain)
+}
+
+pub(crate) fn open_installation(
+    master: &MasterKey,
+    context: &str,
+    sealed: &[u8],
+) -> Result<Zeroizing<Vec<u8>>, SealError> {
+    decrypt(&master.derive(INSTALLATION_KEY)[..], context, sealed)
 }
 
 async fn newest_data_key(

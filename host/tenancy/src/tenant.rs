@@ -4,6 +4,7 @@ use std::fmt;
 
 use domain::TenantId;
 use sqlx::{PgConnection, Postgres, Transaction};
+use tokio::sync::OwnedSemaphorePermit;
 
 use crate::{Db, DbError, Placement};
 
@@ -30,7 +31,8 @@ impl Tenant {
     }
 
     /// Opens a transaction in which only this tenant's rows exist. Begin, tenant and search path travel in one round
-    /// trip; all three end with the transaction.
+    /// trip; all three end with the transaction. Waits while too many of this tenant's are open: who holds one does not
+    /// open another.
     pub async fn begin(&self) -> Result<TenantTx, DbError> {
         // Both texts are safe to embed: a UUID's digits and a schema name that `Placement` has checked.
         let statement = format!(
@@ -38,7 +40,8 @@ impl Tenant {
             self.id.uuid(),
             self.placement.schema()
         );
-        Ok(TenantTx { tenant: self.id, tx: self.db.begin(&self.placement, statement).await? })
+        let place = self.db.place(self.id).await?;
+        Ok(TenantTx { tenant: self.id, tx: self.db.begin(&self.placement, statement).await?, _place: place })
     }
 }
 
@@ -53,6 +56,8 @@ impl fmt::Debug for Tenant {
 pub struct TenantTx {
     tenant: TenantId,
     tx: Transaction<'static, Postgres>,
+    /// Behind the transaction: dropped after it.
+    _place: OwnedSemaphorePermit,
 }
 
 impl TenantTx {
@@ -66,5 +71,11 @@ impl TenantTx {
 
     pub async fn commit(self) -> Result<(), DbError> {
         Ok(self.tx.commit().await?)
+    }
+
+    /// Commits without waiting for the disk: for what may be lost when the server crashes in the same second.
+    pub async fn commit_soon(mut self) -> Result<(), DbError> {
+        sqlx::query("SET LOCAL synchronous_commit = off").execute(self.conn()).await?;
+        self.commit().await
     }
 }

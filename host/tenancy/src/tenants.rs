@@ -133,6 +133,18 @@ pub async fn create(
     ids: &dyn Ids,
     now: Timestamp,
 ) -> Result<(Tenant, TenantInfo), TenantError> {
+    let (tenant, info, tx) = begin(db, new, ids, now).await?;
+    tx.commit().await?;
+    Ok((tenant, info))
+}
+
+/// The same, in a transaction that is not committed yet.
+pub async fn begin(
+    db: &Db,
+    new: NewTenant,
+    ids: &dyn Ids,
+    now: Timestamp,
+) -> Result<(Tenant, TenantInfo, TenantTx), TenantError> {
     let plan = new.plan.as_deref().unwrap_or("free");
     let mut global = db.global().await?;
     check_name(&new.name)?;
@@ -156,8 +168,7 @@ pub async fn create(
     .execute(tx.conn())
     .await?;
     let info = get(&mut tx).await?;
-    tx.commit().await?;
-    Ok((tenant, info))
+    Ok((tenant, info, tx))
 }
 
 /// The tenant of this transaction, which no other transaction changes until this one ends: for reading, changing and

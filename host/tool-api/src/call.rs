@@ -90,8 +90,10 @@ pub enum Status {
     Limit,
     /// The tool crashed.
     Trap,
-    /// A denied host call, and then an error or a crash.
+    /// A denied host call, and then an error or a crash; or an approval that was not given.
     Denied,
+    /// The platform failed while the call ran, after it had sent a request: whether that took effect is not known.
+    OutcomeUnknown,
 }
 
 impl Status {
@@ -102,6 +104,7 @@ impl Status {
             Status::Limit => "limit",
             Status::Trap => "trap",
             Status::Denied => "denied",
+            Status::OutcomeUnknown => "outcome_unknown",
         }
     }
 }
@@ -112,7 +115,7 @@ pub struct Outcome {
     pub status: Status,
     /// `limit.fuel`, `limit.memory`, `limit.stack`, `limit.deadline`, `limit.host_calls`, `limit.handles`,
     /// `limit.output`, `limit.logs`, `limit.http_bytes`, `limit.http_requests`, `limit.abi`, `denied.<grant>`,
-    /// `kv.conflict`, or `tool.*` for a call that did not begin.
+    /// `kv.conflict`, `approval.denied`, `approval.expired`, or `tool.*` for a call that did not begin.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub code: Option<String>,
     /// Text and images.
@@ -160,7 +163,25 @@ impl Outcome {
             }
         }
     }
+
+    /// What the model sees beside the text: the images of an answer that are what they say they are. A provider refuses
+    /// every later request of a conversation that holds another.
+    pub fn images_for_model(&self) -> impl Iterator<Item = &Part> {
+        let shown = |part: &&Part| match part {
+            Part::Image { media_type, data } => {
+                IMAGE_BEGINNINGS.iter().any(|(known, begins)| media_type == known && data.starts_with(begins))
+            }
+            _ => false,
+        };
+        self.content.iter().filter(shown).take(IMAGES_FOR_MODEL_MAX)
+    }
 }
+
+/// Images of one answer that a model sees: each costs about as much as a page of text.
+const IMAGES_FOR_MODEL_MAX: usize = 4;
+/// The formats that model providers take, and how each begins, in base64.
+const IMAGE_BEGINNINGS: [(&str, &str); 4] =
+    [("image/png", "iVBORw0KGgo"), ("image/jpeg", "/9j/"), ("image/gif", "R0lGOD"), ("image/webp", "UklGR")];
 
 /// Why a call did not begin. Nothing ran and nothing is billed.
 #[derive(Debug, thiserror::Error)]

@@ -23,7 +23,7 @@ pub use artifact::ArtifactHash;
 pub use call::{CallContext, CallError, Finished, OpenSecret, Outcome, Share, Status, ToolCall, Trap};
 pub use inspection::{Function, InspectError, Inspection, Manifest, Rejection, Upload};
 pub use key_value::{Change, Operation, Seen};
-pub use ports::{CallHost, ComponentSource, HostError, NoHost, Progress};
+pub use ports::{CallHost, ComponentSource, HostError, Intent, NoHost, Progress};
 pub use receipt::{HostCall, LogLine, Receipt};
 pub use recorded::{Given, RecordedCall, Replay};
 pub use recording::{Recording, Replayed};

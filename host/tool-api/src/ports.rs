@@ -12,6 +12,10 @@ pub trait CallHost: Send + Sync {
     /// Keys in order, from the first one after `after`; at most `limit`.
     async fn keys(&self, namespace: &str, after: Option<&str>, limit: u32) -> Result<Vec<String>, HostError>;
 
+    /// The call is about to connect. Awaited first: nothing leaves when it fails. Told of the first request, and of the
+    /// first one without the call's idempotency key.
+    async fn sending(&self, intent: Intent) -> Result<(), HostError>;
+
     /// Tells whoever follows the call. Nobody may: then it is forgotten.
     fn progress(&self, progress: Progress);
 }
@@ -24,7 +28,17 @@ pub struct Progress {
     pub text: String,
 }
 
-/// The store could not be read. A tool is told no more than that.
+/// A request that is about to leave.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Intent {
+    pub method: String,
+    /// `https://host/path`: no query, no secret.
+    pub target: String,
+    /// The request carries the call's idempotency key in the header that its grant names.
+    pub idempotency_header: bool,
+}
+
+/// The host could not do what was asked: a tool is told that its store cannot be read. Other uses have their own words.
 #[derive(Debug, thiserror::Error)]
 #[error("the key-value store cannot be read now; try again")]
 pub struct HostError(#[source] pub Box<dyn std::error::Error + Send + Sync>);
@@ -41,6 +55,10 @@ impl CallHost for NoHost {
 
     async fn keys(&self, _: &str, _: Option<&str>, _: u32) -> Result<Vec<String>, HostError> {
         Ok(Vec::new())
+    }
+
+    async fn sending(&self, _: Intent) -> Result<(), HostError> {
+        Ok(())
     }
 
     fn progress(&self, _: Progress) {}

@@ -25,9 +25,9 @@ const WASM_STACK_BYTES: usize = 512 << 10;
 const CALL_STACK_BYTES: usize = 2 << 20;
 /// Memories that stay as their last tool left them, clean and resident, while nobody uses them: an idle host keeps this
 /// many times `MEMORY_KEEP_RESIDENT_BYTES`.
-const WARM_SLOTS_MAX: u32 = 16;
+const WARM_SLOTS_MAX: u32 = 8;
 /// Dirty memory that is reset in place, in bytes a memory: a page that is unmapped costs forty times as much.
-const MEMORY_KEEP_RESIDENT_BYTES: usize = 1 << 20;
+const MEMORY_KEEP_RESIDENT_BYTES: usize = 512 << 10;
 const TABLE_KEEP_RESIDENT_BYTES: usize = 256 << 10;
 /// Fuel for each page of a `memory.grow`; the engine's own price is nothing.
 const FUEL_PER_GROWN_PAGE: u8 = 255;

@@ -8,7 +8,7 @@ use std::{
 };
 
 use anyhow::{Context, Result, bail, ensure};
-use reqwest::{Client as Http, RequestBuilder};
+use reqwest::{Client as Http, Method, RequestBuilder};
 use serde_json::{Value, json};
 use tokio::process::{Child, Command};
 
@@ -35,6 +35,8 @@ pub(crate) struct Tenant {
 /// A status and a body.
 pub(crate) struct Answer {
     pub(crate) status: u16,
+    /// Zero when the server said none.
+    pub(crate) retry_after: Duration,
     pub(crate) body: Value,
 }
 
@@ -90,13 +92,14 @@ impl Server {
         Ok(fs::read_to_string(self.home.path().join("log"))?)
     }
 
+    pub(crate) fn operator(&self) -> Tenant {
+        let (url, key) = (text(&self.about, "operator_url"), text(&self.about, "operator_token"));
+        Tenant { http: self.http.clone(), url, key }
+    }
+
     /// A new tenant on the plan `pro`.
     pub(crate) async fn tenant(&self, name: &str) -> Result<Tenant> {
-        let operator = Tenant {
-            http: self.http.clone(),
-            url: text(&self.about, "operator_url"),
-            key: text(&self.about, "operator_token"),
-        };
+        let operator = self.operator();
         let made = operator.post("/operator/v1/tenants", json!({"name": name, "plan": "pro"})).await?.made()?;
         let path = format!("/operator/v1/tenants/{}/api-keys", text(&made, "id"));
         let key = operator.post(&path, json!({"name": "load", "scopes": ["admin"]})).await?.made()?;
@@ -114,12 +117,38 @@ impl Server {
 }
 
 impl Tenant {
+    pub(crate) fn new(http: Http, url: String, key: String) -> Tenant {
+        Tenant { http, url, key }
+    }
+
+    /// The same one, who asks another host.
+    pub(crate) fn at(&self, url: String) -> Tenant {
+        Tenant { url, ..self.clone() }
+    }
+
+    pub(crate) fn key(&self) -> &str {
+        &self.key
+    }
+
     fn ask(&self, request: RequestBuilder) -> RequestBuilder {
         request.bearer_auth(&self.key)
     }
 
+    /// A request that is yet to be sent.
+    pub(crate) fn request(&self, method: Method, path: &str) -> RequestBuilder {
+        self.ask(self.http.request(method, format!("{}{path}", self.url)))
+    }
+
+    pub(crate) async fn get(&self, path: &str) -> Result<Answer> {
+        Answer::of(self.request(Method::GET, path)).await
+    }
+
+    pub(crate) async fn put(&self, path: &str, body: Value) -> Result<Answer> {
+        Answer::of(self.request(Method::PUT, path).json(&body)).await
+    }
+
     pub(crate) async fn post(&self, path: &str, body: Value) -> Result<Answer> {
-        Answer::of(self.ask(self.http.post(format!("{}{path}", self.url))).json(&body)).await
+        Answer::of(self.request(Method::POST, path).json(&body)).await
     }
 
     pub(crate) async fn upload(&self, tool: &str, component: Vec<u8>) -> Result<Answer> {
@@ -134,11 +163,13 @@ impl Tenant {
 }
 
 impl Answer {
-    async fn of(request: RequestBuilder) -> Result<Answer> {
+    pub(crate) async fn of(request: RequestBuilder) -> Result<Answer> {
         let response = request.send().await?;
         let status = response.status().as_u16();
+        let seconds = response.headers().get("retry-after").and_then(|value| value.to_str().ok()?.parse().ok());
+        let retry_after = Duration::from_secs(seconds.unwrap_or_default());
         let bytes = response.bytes().await?;
-        Ok(Answer { status, body: serde_json::from_slice(&bytes).unwrap_or(Value::Null) })
+        Ok(Answer { status, retry_after, body: serde_json::from_slice(&bytes).unwrap_or(Value::Null) })
     }
 
     pub(crate) fn made(self) -> Result<Value> {

@@ -14,6 +14,7 @@ use serde_json::{Map, Value, json};
 
 use crate::{
     Place,
+    figures::Chance,
     process::{Watch, held},
     server::{Server, Tenant, components},
 };
@@ -280,7 +281,7 @@ fn hostile(n: usize, all: usize, good: &[Vec<u8>]) -> Vec<u8> {
     if n.is_multiple_of((all / BOMBS).max(1)) {
         return kit::compile_bomb(n as u32);
     }
-    let mut chance = Chance(n as u64 + 1);
+    let mut chance = Chance::new(n as u64);
     let mut bytes = good[chance.below(good.len())].clone();
     match n % 5 {
         0 => bytes.truncate(chance.below(bytes.len())),
@@ -298,17 +299,4 @@ fn hostile(n: usize, all: usize, good: &[Vec<u8>]) -> Vec<u8> {
         }
     }
     bytes
-}
-
-/// A small generator (SplitMix64): the same uploads in every run.
-struct Chance(u64);
-
-impl Chance {
-    fn below(&mut self, bound: usize) -> usize {
-        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let mut z = self.0;
-        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        ((z ^ (z >> 31)) % bound.max(1) as u64) as usize
-    }
 }

@@ -115,19 +115,19 @@ pub(super) async fn insert(
     Ok(())
 }
 
-/// Writes the verdict, unless another process has written one.
+/// Writes the verdict. False: another process has written one, or the version is gone.
 pub(super) async fn settle(
     tx: &mut TenantTx,
     tool: ToolId,
     hash: ArtifactHash,
     verdict: Result<Inspection, Rejection>,
-) -> Result<(), sqlx::Error> {
+) -> Result<bool, sqlx::Error> {
     let none: (Vec<Function>, serde_json::Value) = (Vec::new(), json!({}));
     let (status, (functions, requires), contract, rejection) = match verdict {
         Ok(seen) => (VersionStatus::Ready, (seen.functions, seen.requires), Some(seen.contract), None),
         Err(rejection) => (VersionStatus::Rejected, none, None, Some(rejection)),
     };
-    sqlx::query!(
+    let touched = sqlx::query!(
         r#"
         UPDATE tool_version
         SET status = $4, functions = $5, requires = $6, contract = $7, rejection_code = $8, rejection_detail = $9
@@ -145,7 +145,7 @@ pub(super) async fn settle(
     )
     .execute(tx.conn())
     .await?;
-    Ok(())
+    Ok(touched.rows_affected() == 1)
 }
 
 /// Sets until when a compiling version is claimed. In the past, it is taken up again.

@@ -8,6 +8,7 @@ use serde::{
     de::{self, MapAccess, Visitor, value::MapAccessDeserializer},
 };
 use serde_json::{Map, Value};
+use tool_api::schema::Schema;
 
 use super::AgentError;
 use crate::{bindings, bindings::BindingSpec, json};
@@ -34,10 +35,13 @@ pub const STEPS_DEFAULT: u32 = 16;
 pub const STEPS_MAX: u32 = 64;
 /// Tokens of a window at most: twice what the largest models take.
 pub const INPUT_TOKENS_MAX: u32 = 2_000_000;
+/// Tokens of a window at least where what does not fit is summarised: below it a turn, a summary and the words that ask
+/// for one do not fit beside each other.
+pub const SUMMARIZE_INPUT_TOKENS_MIN: u32 = 1_000;
 /// Seconds of one run when the agent says nothing.
 pub const DEADLINE_SECONDS_DEFAULT: u32 = 300;
-/// Seconds of one run at most: what drains on shutdown must end.
-pub const DEADLINE_SECONDS_MAX: u32 = 3600;
+/// Seconds of one run at most. People who approve calls sleep, and have weekends.
+pub const DEADLINE_SECONDS_MAX: u32 = 7 * 24 * 3600;
 
 /// What a revision holds. `tools` are bindings as they were written (`BindingSpec`) or as they were resolved
 /// (`Binding`).
@@ -61,6 +65,10 @@ pub struct AgentSpec<B = BindingSpec> {
     pub limits: AgentLimits,
     #[serde(default)]
     pub context: ContextSpec,
+    /// A JSON Schema of an object: the last answer of a run is one that fits, or the run fails.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = Option<Object>)]
+    pub output_schema: Option<Value>,
     #[serde(default)]
     #[schema(value_type = Object)]
     pub metadata: Map<String, Value>,
@@ -114,6 +122,9 @@ pub enum Strategy {
     /// The oldest messages are left out.
     #[default]
     Truncate,
+    /// The oldest messages are summarised by the model, in a step that is billed; the summary is kept, and sent in their
+    /// place.
+    Summarize,
 }
 
 impl AgentLimits {
@@ -144,7 +155,7 @@ impl AgentSpec {
             return Err(invalid("", "not an agent: send a JSON object"));
         };
         let temperature = take_temperature(&mut fields)?;
-        refuse_unavailable(&mut fields)?;
+        take_out_told(&mut fields);
         let mut spec: AgentSpec =
             json::parse(Value::Object(fields)).map_err(|error| AgentError::Invalid(vec![error]))?;
         if temperature.is_some() {
@@ -190,6 +201,14 @@ impl AgentSpec {
                 wrong.push(FieldError::new(pointer, format!("has {count} entries, more than {max}; remove some")));
             }
         }
+        if let Some(schema) = &self.output_schema {
+            // A schema of anything else is refused by the providers that check answers themselves.
+            let checked = match schema.get("type").and_then(Value::as_str) {
+                Some("object") => Schema::parse(schema).map(drop).map_err(|error| error.to_string()),
+                _ => Err("an answer is a JSON object; give the schema `\"type\": \"object\"`".to_owned()),
+            };
+            wrong.extend(checked.err().map(|detail| FieldError::new("/output_schema", detail)));
+        }
         self.model.check("/model", &mut wrong);
         for (index, model) in self.fallback_models.iter().enumerate() {
             model.check(&format!("/fallback_models/{index}"), &mut wrong);
@@ -203,6 +222,12 @@ impl AgentSpec {
             if number.is_some_and(|number| !(1..=max).contains(&number)) {
                 wrong.push(FieldError::new(pointer, format!("use a number from 1 to {max}")));
             }
+        }
+        if self.context.strategy == Strategy::Summarize
+            && self.context.max_input_tokens.is_some_and(|tokens| tokens < SUMMARIZE_INPUT_TOKENS_MIN)
+        {
+            let detail = format!("use {SUMMARIZE_INPUT_TOKENS_MIN} or more, or the strategy `truncate`");
+            wrong.push(FieldError::new("/context/max_input_tokens", detail));
         }
         if self.limits.max_cost.as_ref().is_some_and(|cost| cost.amount <= Amount::ZERO) {
             wrong.push(FieldError::new("/limits/max_cost", "use an amount above zero"));
@@ -224,6 +249,7 @@ impl<B> AgentSpec<B> {
             tools: _,
             limits,
             context,
+            output_schema,
             metadata,
         } = self;
         AgentSpec {
@@ -236,6 +262,7 @@ impl<B> AgentSpec<B> {
             tools,
             limits,
             context,
+            output_schema,
             metadata,
         }
     }
@@ -328,21 +355,11 @@ fn take_temperature(fields: &mut Map<String, Value>) -> Result<Option<f64>, Agen
     }
 }
 
-/// Refuses what the contract names and this release cannot do yet, by its own code, and takes out the words that ask
-/// for nothing.
-fn refuse_unavailable(fields: &mut Map<String, Value>) -> Result<(), AgentError> {
-    if fields.remove("output_schema").is_some_and(|schema| !schema.is_null()) {
-        return Err(AgentError::OutputSchemaUnavailable);
-    }
-    if fields.get("context").and_then(|context| context.get("strategy")).and_then(Value::as_str) == Some("summarize") {
-        return Err(AgentError::StrategyUnavailable);
-    }
+/// Takes out what answers tell of a binding and nobody writes, so that an answer can be sent back.
+fn take_out_told(fields: &mut Map<String, Value>) {
     if let Some(Value::Array(tools)) = fields.get_mut("tools") {
-        for (at, tool) in tools.iter_mut().enumerate() {
-            bindings::refuse_unavailable(tool).map_err(|reason| bindings::BindingError { at, reason })?;
-        }
+        tools.iter_mut().for_each(bindings::take_out_told);
     }
-    Ok(())
 }
 
 fn invalid(pointer: impl Into<String>, detail: &str) -> AgentError {

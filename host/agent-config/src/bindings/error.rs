@@ -44,8 +44,10 @@ pub enum BindingReason {
     RequiresUnreadable { tool: ToolName, mistake: FieldError },
     #[error(transparent)]
     Secret(SecretError),
-    #[error("approvals are not available yet; leave `{field}` out or set `approval` to `never`")]
-    ApprovalUnavailable { field: &'static str },
+    #[error("`approval.functions` names `{function}`, which the binding does not give; name one that it gives")]
+    ApprovalOfNothing { function: FunctionName },
+    #[error("use 1 to {} seconds", super::APPROVAL_SECONDS_MAX)]
+    ApprovalExpires,
 }
 
 fn listed(names: &[String]) -> String {
@@ -74,7 +76,7 @@ impl Problem for BindingError {
             BindingReason::GrantMissing { .. } => "binding.grant_missing",
             BindingReason::RequiresUnreadable { .. } => "binding.requires_unreadable",
             BindingReason::Secret(error) => error.code(),
-            BindingReason::ApprovalUnavailable { .. } => "binding.approval_unavailable",
+            BindingReason::ApprovalOfNothing { .. } | BindingReason::ApprovalExpires => "binding.approval_invalid",
         }
     }
 
@@ -89,7 +91,8 @@ impl Problem for BindingError {
             BindingReason::GrantMissing { .. } => "/grants/config".into(),
             BindingReason::RequiresUnreadable { .. } => "/grants".into(),
             BindingReason::Secret(error) => format!("/grants{}", error.pointer()),
-            BindingReason::ApprovalUnavailable { field } => format!("/{field}"),
+            BindingReason::ApprovalOfNothing { function } => format!("/approval/functions/{function}"),
+            BindingReason::ApprovalExpires => "/approval_expires_seconds".into(),
         };
         vec![FieldError::new(format!("/tools/{}{place}", self.at), self.reason.to_string())]
     }

@@ -16,16 +16,20 @@ use domain::{Amount, Clock, RunId, SystemClock, SystemIds, Timestamp, message::P
 use egress::Egress;
 use futures::StreamExt;
 use kit::{FakeInspector, TestDb};
-use model_providers::Providers;
+use model_providers::{Endpoint, Providers};
 use serde_json::{Value, json};
 use tenancy::{Tenant, tenants};
 use tool_api::{ArtifactHash, Change, Operation, Seen, ToolExecutor, ToolInspector};
+
+use crate::puppet::Puppet;
 
 pub(crate) struct House {
     pub(crate) db: TestDb,
     pub(crate) runtime: AgentRuntime,
     executor: Arc<dyn ToolExecutor>,
     inspector: Arc<dyn ToolInspector>,
+    /// The operator's models, besides the demo model.
+    platform: BTreeMap<String, Endpoint>,
 }
 
 impl House {
@@ -37,22 +41,49 @@ impl House {
         House::of(Arc::new(executor), Arc::new(FakeInspector), settings).await
     }
 
+    /// With the provider `puppet`.
+    pub(crate) async fn with_model(
+        executor: impl ToolExecutor + 'static,
+        settings: Settings,
+        puppet: &Puppet,
+    ) -> House {
+        House::build(Arc::new(executor), Arc::new(FakeInspector), settings, puppet.platform()).await
+    }
+
     pub(crate) async fn of(
         executor: Arc<dyn ToolExecutor>,
         inspector: Arc<dyn ToolInspector>,
         settings: Settings,
     ) -> House {
+        House::build(executor, inspector, settings, BTreeMap::new()).await
+    }
+
+    async fn build(
+        executor: Arc<dyn ToolExecutor>,
+        inspector: Arc<dyn ToolInspector>,
+        settings: Settings,
+        platform: BTreeMap<String, Endpoint>,
+    ) -> House {
         let db = TestDb::start().await;
         let mut tx = db.db.global().await.unwrap();
         prices::install_default(&mut tx, SystemClock.now()).await.unwrap();
         tx.commit().await.unwrap();
-        let runtime = runtime(&db, executor.clone(), inspector.clone(), settings);
-        House { db, runtime, executor, inspector }
+        let runtime = runtime(&db, executor.clone(), inspector.clone(), settings, platform.clone());
+        House { db, runtime, executor, inspector, platform }
     }
 
     /// Another process over the same database.
     pub(crate) fn second(&self) -> AgentRuntime {
-        runtime(&self.db, self.executor.clone(), self.inspector.clone(), Settings::default())
+        self.another(Settings::default())
+    }
+
+    pub(crate) fn another(&self, settings: Settings) -> AgentRuntime {
+        runtime(&self.db, self.executor.clone(), self.inspector.clone(), settings, self.platform.clone())
+    }
+
+    /// Another process, with an executor of its own.
+    pub(crate) fn process(&self, executor: Arc<dyn ToolExecutor>, settings: Settings) -> AgentRuntime {
+        runtime(&self.db, executor, self.inspector.clone(), settings, self.platform.clone())
     }
 
     /// A tenant with an agent `clerk` on the demo model, to whom the tool `desk` with the function `run` is bound.
@@ -144,12 +175,13 @@ fn runtime(
     executor: Arc<dyn ToolExecutor>,
     inspector: Arc<dyn ToolInspector>,
     settings: Settings,
+    platform: BTreeMap<String, Endpoint>,
 ) -> AgentRuntime {
     AgentRuntime::new(Parts {
         db: db.db.clone(),
         executor,
         inspector,
-        providers: Arc::new(Providers::new(Egress::new(Vec::new()).unwrap(), BTreeMap::new())),
+        providers: Arc::new(Providers::new(Egress::new(Vec::new()).unwrap(), platform)),
         master_key: kit::master_key(),
         clock: Arc::new(SystemClock),
         ids: Arc::new(SystemIds),
@@ -167,8 +199,11 @@ pub(crate) fn say(text: &str) -> StartRun {
         external_user_id: None,
         context: BTreeMap::new(),
         metadata: Default::default(),
+        queue: false,
         api_key: None,
         allowed_agents: None,
+        once: None,
+        provider_key: None,
     }
 }
 

@@ -8,7 +8,7 @@ use std::{
     time::Duration,
 };
 
-use agent_runtime::{RunStatus, Settings, StartError, StartRun, StopReason, runs};
+use agent_runtime::{RunStatus, Settings, StartError, StartRun, StopReason, timeline};
 use async_trait::async_trait;
 use domain::{Problem, message::Part};
 use kit::FakeExecutor;
@@ -76,7 +76,7 @@ async fn two_functions_run_side_by_side_and_every_cent_adds_up() {
     );
     assert_eq!(house.owed(&ada).await, turn.run.cost.amount);
     let mut tx = ada.begin().await.unwrap();
-    let detail = runs::detail(&mut tx, turn.run.id).await.unwrap();
+    let detail = timeline::detail(&mut tx, turn.run.id).await.unwrap();
     let steps: domain::Amount = detail.timeline.iter().map(|step| step.cost.amount).sum();
     assert_eq!(steps, turn.run.cost.amount);
 }
@@ -187,30 +187,6 @@ async fn a_busy_conversation_refuses_and_cancel_ends_the_running_call() {
 }
 
 #[tokio::test]
-async fn a_run_whose_process_died_is_interrupted_and_charged_once() {
-    let stuck = Stuck::default();
-    let abandoned = Settings { lease: Duration::ZERO, heartbeat: Duration::from_secs(3600), ..Settings::default() };
-    let house = House::with(stuck.clone(), abandoned).await;
-    let ada = house.tenant("ada").await;
-    let started = house.start(&ada, "/desk__run {}").await;
-    stuck.began.notified().await;
-
-    let second = house.second();
-    second.look_for_work().await.unwrap();
-    let turn = second.wait(&ada, started.run, Duration::from_secs(5)).await.unwrap();
-    assert_eq!((turn.run.status, turn.run.stop_reason), (RunStatus::Failed, Some(StopReason::Interrupted)));
-    assert_eq!(turn.run.error.unwrap().code, "run.interrupted");
-
-    // The first process comes back to life: it is fenced, and nothing of its step is written.
-    house.runtime.cancel(&ada, started.run).await.unwrap();
-    let turn = house.runtime.turn(&ada, started.run).await.unwrap();
-    assert_eq!((turn.run.status, turn.run.steps, turn.tool_calls.len()), (RunStatus::Failed, 0, 0));
-    assert_eq!(house.owed(&ada).await, domain::Amount::ZERO);
-    let again = StartRun { conversation: Some(started.conversation), ..say("and now?") };
-    assert!(second.start(&ada, again).await.is_ok(), "the conversation is free");
-}
-
-#[tokio::test]
 async fn a_full_process_queues_and_another_takes_over() {
     let full = Settings { concurrent_runs: 0, ..Settings::default() };
     let house = House::with(FakeExecutor::echo(), full).await;
@@ -262,24 +238,6 @@ async fn a_run_calls_no_tool_once_its_cost_is_reached() {
         assert_eq!((turn.run.stop_reason, turn.run.error.map(|error| error.code).as_deref()), (Some(reason), code));
     }
     assert!(executor.calls().is_empty());
-}
-
-#[tokio::test]
-async fn a_tenant_drives_no_more_runs_than_its_plan() {
-    let stuck = Stuck::default();
-    let house = House::new(stuck.clone()).await;
-    let (ada, bob) = (house.tenant("ada").await, house.tenant("bob").await);
-    let mut tx = ada.begin().await.unwrap();
-    let overrides = serde_json::from_value(json!({"concurrent_runs": 1})).unwrap();
-    let change = tenancy::tenants::TenantChange { overrides: Some(overrides), ..Default::default() };
-    tenancy::tenants::update(&mut tx, change).await.unwrap();
-    tx.commit().await.unwrap();
-    let started = house.start(&ada, "/desk__run {}").await;
-    let refused = house.runtime.start(&ada, say("one more")).await.unwrap_err();
-    assert_eq!((refused.code(), refused.retry_after_seconds()), ("run.too_many", Some(1)));
-    house.chat(&bob, "a neighbour is not refused").await;
-    house.runtime.cancel(&ada, started.run).await.unwrap();
-    house.chat(&ada, "now there is room").await;
 }
 
 #[tokio::test]

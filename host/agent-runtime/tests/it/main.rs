@@ -1,9 +1,20 @@
 //! The loop against real Postgres, with the demo model and without an engine.
 #![expect(clippy::unwrap_used, reason = "test code: a failed step ends the test")]
 
+mod approvals;
+mod budgets;
 mod capabilities;
+mod durable;
 mod entries;
+mod following;
 mod house;
 mod loops;
+mod once;
+mod outputs;
+mod puppet;
+mod queues;
 mod recordings;
+mod relay;
 mod strangers;
+mod summaries;
+mod webhooks;

@@ -64,12 +64,12 @@ async fn what_was_not_recorded_cannot_be_replayed() {
         let mut tx = tenant.begin().await.unwrap();
         assert_eq!(recordings::get(&mut tx, call).await.unwrap_err().code(), "recording.not_found");
         drop(tx);
-        let refused = house.runtime.replay(tenant, call, VersionRef::Latest, None).await.unwrap_err();
+        let refused = house.runtime.replay(tenant, call, VersionRef::Latest, None, None).await.unwrap_err();
         assert_eq!(refused.code(), "recording.not_found");
     }
     let long = DirectCall { record: true, ..direct(json!({"long": true})) };
     let long = house.runtime.call_tool(&ada, long).await.unwrap();
-    let refused = house.runtime.replay(&ada, long.id, VersionRef::Latest, None).await.unwrap_err();
+    let refused = house.runtime.replay(&ada, long.id, VersionRef::Latest, None, None).await.unwrap_err();
     assert_eq!(refused.code(), "recording.truncated");
 }
 
@@ -89,13 +89,13 @@ async fn a_recorded_call_is_run_again_by_another_build() {
     let first = call.version.unwrap();
     let owed = house.owed(&ada).await;
 
-    let same = house.runtime.replay(&ada, call.id, VersionRef::Latest, None).await.unwrap();
+    let same = house.runtime.replay(&ada, call.id, VersionRef::Latest, None, None).await.unwrap();
     assert!(same.output.same && same.host_calls.same, "{same:?}");
     assert_eq!((same.version, same.fuel.recorded, same.fuel.replayed), (first, 1000, 1000));
     assert_eq!(same.missing, ["GET https://api.example.com/"]);
 
     let second = house.push(&ada, "the second build").await;
-    let other = house.runtime.replay(&ada, call.id, VersionRef::Hash(second), None).await.unwrap();
+    let other = house.runtime.replay(&ada, call.id, VersionRef::Hash(second), None, None).await.unwrap();
     let differences = &other.output.differences;
     assert_eq!((differences.len(), differences[0].at.as_str()), (1, "/content/0/text"));
     assert_eq!(

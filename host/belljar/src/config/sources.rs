@@ -10,7 +10,7 @@ use figment::{
 };
 
 /// Every setting that a file or the environment may have.
-const SETTINGS: [&str; 19] = [
+const SETTINGS: [&str; 20] = [
     "role",
     "listen",
     "operator_listen",
@@ -30,6 +30,7 @@ const SETTINGS: [&str; 19] = [
     "concurrent_tool_calls",
     "drain_seconds",
     "allow_egress",
+    "redis_url",
 ];
 
 /// Texts of one origin. Not parsed: `12e5...` is a key before it is a number.

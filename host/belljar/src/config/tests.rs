@@ -73,6 +73,23 @@ fn insecure_settings_are_refused() {
 }
 
 #[test]
+fn a_redis_is_named_by_its_url() {
+    for (url, refused) in [
+        ("", false),
+        ("redis://:secret@10.0.0.7:6379/1", false),
+        ("redis+unix:///run/redis.sock", false),
+        ("10.0.0.7:6379", true),
+        ("http://10.0.0.7", true),
+    ] {
+        let read = read(&with(&[("BELLJAR_REDIS_URL", url)]), None);
+        assert_eq!(read.is_err(), refused, "{url}");
+        if let Err(mistakes) = read {
+            assert!(mistakes[0].starts_with("BELLJAR_REDIS_URL is not the URL of a Redis"), "{mistakes:?}");
+        }
+    }
+}
+
+#[test]
 fn no_mistake_repeats_a_secret() {
     let secret = "hunter2hunter2";
     let variables = [

@@ -20,11 +20,29 @@ use crate::{config::Platform, dev::state::DevFile, wire::App};
 
 const TENANT: &str = "demo";
 const PLAN: &str = "pro";
+/// Instead of the plan's: nobody is protected from anybody here, and a developer's own tests come as fast as they can.
+const REQUESTS_PER_MINUTE: u32 = 600_000;
 const TOOLS: [&str; 4] = ["calc", "clock", "table", "notes"];
-/// The model of the agents where the environment has a key for OpenAI.
-const PLATFORM_MODEL: &str = "openai/gpt-4o-mini";
+/// The model of the agents where the environment has a key for its provider: the first that fits.
+const PLATFORM_MODELS: [(&str, PlatformModel); 3] = [
+    ("openai", PlatformModel { model: "openai/gpt-4o-mini", variable: "OPENAI_API_KEY" }),
+    ("anthropic", PlatformModel { model: "anthropic/claude-haiku-4-5", variable: "ANTHROPIC_API_KEY" }),
+    ("gemini", PlatformModel { model: "gemini/gemini-2.5-flash", variable: "GEMINI_API_KEY" }),
+];
 /// Tenants that are looked through for the demo one: a development database has a few.
 const TENANTS_LOOKED_THROUGH: u32 = 100;
+
+#[derive(Clone, Copy)]
+pub(crate) struct PlatformModel {
+    pub(crate) model: &'static str,
+    /// Where its key comes from.
+    pub(crate) variable: &'static str,
+}
+
+/// The real model that the agents are made with; without any it is the demo one.
+pub(crate) fn platform_model(platform: &Platform) -> Option<PlatformModel> {
+    PLATFORM_MODELS.into_iter().find(|(provider, _)| platform.contains_key(*provider)).map(|(_, model)| model)
+}
 
 /// The tenant and a key of it with every scope.
 pub(crate) struct SeededTenant {
@@ -53,7 +71,8 @@ pub(crate) async fn tenant(app: &App, previous: Option<&DevFile>) -> anyhow::Res
         None => match find_by_name(app).await? {
             Some(tenant) => tenant,
             None => {
-                let new = NewTenant { name: TENANT.into(), plan: Some(PLAN.into()), overrides: Default::default() };
+                let overrides = [("requests_per_minute".to_owned(), json!(REQUESTS_PER_MINUTE))].into_iter().collect();
+                let new = NewTenant { name: TENANT.into(), plan: Some(PLAN.into()), overrides };
                 tenants::create(&app.db, new, &SystemIds, SystemClock.now()).await?.0
             }
         },
@@ -122,7 +141,7 @@ pub(crate) async fn tools_and_agents(
             }
         }
     }
-    let model = if platform.is_empty() { "demo" } else { PLATFORM_MODEL };
+    let model = platform_model(platform).map_or("demo", |found| found.model);
     for (name, tools, spec) in agent_specs(model) {
         if tools.iter().any(|tool| missing.contains(tool)) {
             continue;

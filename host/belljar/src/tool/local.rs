@@ -13,7 +13,7 @@ use domain::{FunctionName, SystemIds, TenantId};
 use egress::Egress;
 use tempfile::TempDir;
 use tool_api::{
-    ArtifactHash, CallHost, Function, HostError, Inspection, Manifest, Progress, ToolInspector as _, Upload,
+    ArtifactHash, CallHost, Function, HostError, Inspection, Intent, Manifest, Progress, ToolInspector as _, Upload,
 };
 use tool_executor::Executor;
 
@@ -92,6 +92,10 @@ impl CallHost for MemoryHost {
         let entries = self.entries();
         let keys = entries.range((from, Bound::Unbounded)).take_while(|((of, _), _)| of == namespace);
         Ok(keys.map(|((_, key), _)| key.clone()).take(limit as usize).collect())
+    }
+
+    async fn sending(&self, _: Intent) -> Result<(), HostError> {
+        Ok(())
     }
 
     fn progress(&self, progress: Progress) {

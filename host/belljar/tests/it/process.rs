@@ -29,6 +29,8 @@ pub(crate) fn belljar(home: &Path) -> Command {
     for name in [
         "DATABASE_URL",
         "OPENAI_API_KEY",
+        "ANTHROPIC_API_KEY",
+        "GEMINI_API_KEY",
         "BELLJAR_LOG",
         "BELLJAR_LOG_FORMAT",
         "BELLJAR_CONFIG",

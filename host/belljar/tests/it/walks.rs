@@ -61,12 +61,14 @@ async fn the_readme_ends_with_an_answer_a_receipt_and_a_price() {
         "\"key\":\"note-00000001\"",
         "buy milk",
         "on sha256:",
+        "event: approval.requested",
+        "\"decided_by\":\"me\"",
     ] {
         assert!(said.contains(expected), "no {expected} in:\n{said}");
     }
     assert!(!said.contains("\"fuel_used\":0,"), "{said}");
     assert!(!said.contains("the-key-of-the-service"), "{said}");
-    assert_eq!(said.matches("event: run.").count(), 2, "one start, one end:\n{said}");
+    assert_eq!(said.matches("event: run.").count(), 4, "of two streams a start and an end:\n{said}");
 }
 
 #[tokio::test]

@@ -2,6 +2,7 @@
 #![expect(clippy::unwrap_used, reason = "test code: a failed step ends the test")]
 
 mod books;
+mod budgets;
 mod totals;
 
 use std::time::Duration;

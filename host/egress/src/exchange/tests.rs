@@ -148,9 +148,10 @@ async fn plain_http_goes_where_it_is_allowed() {
     for authority in ["8.8.8.8", "public.test:81"] {
         let error = egress.exchange(to(authority, PlainHttp::OperatorsExceptions)).await.unwrap_err();
         assert_eq!(error.code(), "egress.bad_url", "{authority}");
-        // Tried, and not refused for its address.
-        let error = egress.exchange(to(authority, PlainHttp::Anywhere)).await.unwrap_err();
-        assert!(["egress.timeout", "egress.connect_failed"].contains(&error.code()), "{authority}: {error:?}");
+        // Tried, and not refused for its address. Where there is a network, something may answer.
+        if let Err(error) = egress.exchange(to(authority, PlainHttp::Anywhere)).await {
+            assert!(["egress.timeout", "egress.connect_failed"].contains(&error.code()), "{authority}: {error:?}");
+        }
     }
     let port = address.port();
     for authority in ["127.0.0.2".to_owned(), format!("127.0.0.2:{port}"), "10.0.0.1".into(), "[::1]:80".into()] {

@@ -1,7 +1,7 @@
 //! Agents and their revisions.
 
 use agent_config::{Agent, AgentError, AgentRef, AgentSpec, BindingSpec, agents, revisions, secrets::NamingRight};
-use axum::extract::State;
+use axum::{extract::State, response::Response};
 use domain::AgentId;
 use serde_json::Value;
 use tenancy::{
@@ -14,6 +14,7 @@ use crate::{
     Gateway,
     answer::{Answer, DONE, Done, Made},
     caller::Caller,
+    idempotency::Once,
     json::Json,
     page::{List, Listing, PageParams},
     path::{Named, Revision},
@@ -26,16 +27,19 @@ use crate::{
 pub(crate) async fn create(
     State(gateway): State<Gateway>,
     caller: Caller,
+    once: Once,
     Json(body): Json<Value>,
-) -> Result<Made<Agent>, Refusal> {
+) -> Result<Response, Refusal> {
     caller.require_unbound(Scope::AgentsWrite)?;
     let mut tx = caller.tenant().begin().await?;
+    if let Some(first) = once.answered(&mut tx).await? {
+        return Ok(first);
+    }
     let TenantInfo { plan, settings, .. } = tenants::get(&mut tx).await?;
     let spec = AgentSpec::parse(AgentSpec::with_default_model(body, settings.default_model))?;
     let right = naming_right(&caller);
     let agent = agents::create(&mut tx, &plan, spec, right, &*gateway.ids, gateway.clock.now()).await?;
-    tx.commit().await?;
-    Ok(Made::created(format!("/v1/agents/{}", agent.id), agent))
+    once.commit(tx, Made::created(format!("/v1/agents/{}", agent.id), agent)).await
 }
 
 /// Agents that are not archived, each at its active revision. Scope `agents:read`.
@@ -108,13 +112,16 @@ pub(crate) async fn revision(caller: Caller, Named((agent, revision)): Named<(Ag
 pub(crate) async fn activate(
     State(gateway): State<Gateway>,
     caller: Caller,
+    once: Once,
     Named((agent, revision)): Named<(AgentRef, Revision)>,
-) -> Answer<Agent> {
+) -> Result<Response, Refusal> {
     caller.require_unbound(Scope::AgentsWrite)?;
     let mut tx = caller.tenant().begin().await?;
+    if let Some(first) = once.answered(&mut tx).await? {
+        return Ok(first);
+    }
     let agent = revisions::activate(&mut tx, &agent, revision.0, gateway.clock.now()).await?;
-    tx.commit().await?;
-    Ok(Json(agent))
+    once.commit(tx, Made::told(agent)).await
 }
 
 /// An agent that the key may know of.

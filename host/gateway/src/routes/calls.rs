@@ -3,8 +3,11 @@
 use std::collections::BTreeMap;
 
 use agent_config::VersionRef;
-use agent_runtime::{DirectCall, ToolCallRow, recordings, tool_calls, tool_calls::ToolCallFilter};
-use axum::extract::State;
+use agent_runtime::{Called, DirectCall, ToolCallRow, recordings, tool_calls, tool_calls::ToolCallFilter};
+use axum::{
+    extract::State,
+    response::{IntoResponse, Response},
+};
 use domain::{CallId, FunctionName, Grants, LimitsRequest, RunId, ToolName};
 use serde::Deserialize;
 use serde_json::{Map, Value};
@@ -19,6 +22,7 @@ use crate::{
     Gateway,
     answer::Answer,
     caller::Caller,
+    idempotency::{self, Once, Reserved},
     json::Json,
     page::{List, Listing, PageParams},
     path::{Name, Named},
@@ -81,9 +85,10 @@ pub(crate) struct CallQuery {
 pub(crate) async fn call(
     State(gateway): State<Gateway>,
     caller: Caller,
+    once: Once,
     Named((tool, version)): Named<(ToolName, VersionRef)>,
     Json(body): Json<CallBody>,
-) -> Answer<ToolCallRow> {
+) -> Result<Response, Refusal> {
     caller.require_any_agent(Scope::ToolsCall)?;
     let external_user_id = caller.speaks_for(body.external_user_id)?;
     if !body.grants.secret_names().is_empty() {
@@ -103,8 +108,16 @@ pub(crate) async fn call(
     };
     // On a task of its own: a client that leaves does not undo what the tool did, nor its price.
     let (runtime, tenant) = (gateway.runtime.clone(), caller.tenant().clone());
-    let called = gateway.background.spawn(async move { runtime.call_tool(&tenant, call).await });
-    Ok(Json(called.await.map_err(|error| RequestError::Panicked(error.to_string()))??))
+    let called = gateway.background.spawn(async move {
+        match once.request() {
+            None => runtime.call_tool(&tenant, call).await.map(Called::Now),
+            Some(request) => runtime.call_tool_once(&tenant, call, request).await,
+        }
+    });
+    Ok(match called.await.map_err(|error| RequestError::Panicked(error.to_string()))?? {
+        Called::Now(row) => Json(row).into_response(),
+        Called::Before(row) => idempotency::mark(Json(row).into_response()),
+    })
 }
 
 /// Tool calls with outcome and receipt, newest first. Scope `runs:read`.
@@ -155,17 +168,25 @@ pub(crate) async fn recording(caller: Caller, Named(id): Named<CallId>) -> Answe
 pub(crate) async fn replay(
     State(gateway): State<Gateway>,
     caller: Caller,
+    once: Once,
     Named(id): Named<CallId>,
     Json(body): Json<ReplayBody>,
-) -> Answer<Replay> {
+) -> Result<Response, Refusal> {
     caller.require_any_agent(Scope::ToolsCall)?;
     let mut tx = caller.tenant().begin().await?;
     seen(&mut tx, &caller, id).await?;
     drop(tx);
     // On a task of its own, like a call: it is billed whether the client waits or leaves.
     let (runtime, tenant, key) = (gateway.runtime.clone(), caller.tenant().clone(), caller.key);
-    let replayed = gateway.background.spawn(async move { runtime.replay(&tenant, id, body.version, Some(key)).await });
-    Ok(Json(replayed.await.map_err(|error| RequestError::Panicked(error.to_string()))??))
+    let replayed = gateway.background.spawn(async move {
+        let reservation = match once.reserve(&tenant).await? {
+            Reserved::Before(first) => return Ok(first),
+            Reserved::Here(reservation) => reservation,
+        };
+        let replaying = async { Ok(runtime.replay(&tenant, id, body.version, Some(key), reservation.as_ref()).await?) };
+        Ok(Json(Box::pin(once.renewing(&tenant, reservation, replaying)).await?).into_response())
+    });
+    replayed.await.map_err(|error| RequestError::Panicked(error.to_string()))?
 }
 
 /// A call that the key may know of.

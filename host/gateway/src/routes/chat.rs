@@ -4,19 +4,24 @@ mod turn;
 
 use std::time::Duration;
 
-use agent_config::AgentRef;
-use agent_runtime::{EventCursor, Turn};
+use agent_config::{
+    AgentRef,
+    provider_keys::{self, ProviderKeyError},
+};
+use agent_runtime::{EventCursor, RunStatus, StartOnce, Started, Turn};
 use axum::{
     extract::State,
     response::{IntoResponse, Response},
 };
+use domain::SecretString;
 use http::{HeaderMap, HeaderName};
-use tenancy::keys::Scope;
+use tenancy::{idempotency::IdempotencyError, keys::Scope};
 
 use crate::{
     Gateway,
     answer::{Made, accepts},
     caller::Caller,
+    idempotency::{self, Once},
     json::{Json, LargeJson},
     path::Named,
     problem::{Refusal, RequestError},
@@ -41,11 +46,27 @@ enum Reply {
     Wait(Duration),
 }
 
+impl Reply {
+    /// For how long the client waits for the run's end.
+    fn waits(self) -> Duration {
+        match self {
+            Reply::Wait(limit) => limit,
+            Reply::Stream | Reply::Background => Duration::ZERO,
+        }
+    }
+}
+
 /// Says something to an agent. Answers when the run has ended, 202 with the run when it takes longer than `Prefer:
 /// wait=n` seconds (60 at most), or an event stream. Scope `chat`.
 #[utoipa::path(
     post, path = "/v1/agents/{agent}/chat", request_body = ChatBody,
-    params(("Prefer" = Option<String>, Header, description = "`wait=n`: seconds to wait, 60 at most")),
+    params(
+        ("Prefer" = Option<String>, Header, description = "`wait=n`: seconds to wait, 60 at most"),
+        (
+            "X-Provider-Key" = Option<String>, Header,
+            description = "A key for the provider of the agent's model, for this run alone: kept sealed, and erased when it ends",
+        ),
+    ),
     responses(
         (status = 200, description = "The run has ended; it may have failed.", content(
             (Turn = "application/json"), (String = "text/event-stream"),
@@ -56,6 +77,7 @@ enum Reply {
 pub(crate) async fn chat(
     State(gateway): State<Gateway>,
     caller: Caller,
+    once: Once,
     Named(agent): Named<AgentRef>,
     headers: HeaderMap,
     LargeJson(body): LargeJson<ChatBody>,
@@ -63,7 +85,9 @@ pub(crate) async fn chat(
     caller.require(Scope::Chat)?;
     let reply = reply(&body, &headers)?;
     let user = caller.speaks_for(body.external_user_id.clone())?;
-    let turn = body.turn(agent, user, caller.key, caller.agents())?;
+    let mut turn = body.turn(agent, user, caller.key, caller.agents())?;
+    turn.provider_key = provider_key(&headers)?;
+    turn.once = once.request().map(|request| StartOnce { request, waits: reply.waits() });
     // Before anything is begun: a refusal afterwards would hide the run.
     let place = (reply == Reply::Stream).then(|| gateway.shared.stream(caller.tenant().id())).transpose()?;
     // On a task of its own: a client that leaves between the commit and the first step does not strand the run.
@@ -72,13 +96,26 @@ pub(crate) async fn chat(
     let started = starting.await.map_err(|error| RequestError::Panicked(error.to_string()))??;
     if let Some(place) = place {
         let events = gateway.runtime.follow(caller.tenant(), started.run, EventCursor::default()).await?;
-        return Ok(sse::told(&gateway, place, started.run, events));
+        return Ok(again(&started, sse::told(&gateway, place, started.run, events)));
     }
     let turn = match reply {
+        // The first request will get the answer.
+        Reply::Wait(_) if started.before.is_some_and(|until| gateway.clock.now() < until) => {
+            let turn = gateway.runtime.turn(caller.tenant(), started.run).await?;
+            if matches!(turn.run.status, RunStatus::Queued | RunStatus::Running) {
+                return Err(IdempotencyError::Running.into());
+            }
+            turn
+        }
         Reply::Wait(limit) => gateway.runtime.wait(caller.tenant(), started.run, limit).await?,
         _ => gateway.runtime.turn(caller.tenant(), started.run).await?,
     };
-    Ok(answer(turn, reply))
+    Ok(again(&started, answer(turn, reply)))
+}
+
+/// Says of a run that an earlier request started it.
+fn again(started: &Started, response: Response) -> Response {
+    if started.before.is_some() { idempotency::mark(response) } else { response }
 }
 
 fn answer(turn: Turn, reply: Reply) -> Response {
@@ -89,15 +126,22 @@ fn answer(turn: Turn, reply: Reply) -> Response {
 }
 
 fn reply(body: &ChatBody, headers: &HeaderMap) -> Result<Reply, ChatError> {
-    if headers.contains_key(PROVIDER_KEY) {
-        return Err(ChatError::ProviderKeyUnavailable);
-    }
     match (body.background, body.stream) {
         (true, Some(true)) => Err(ChatError::StreamInBackground),
         (true, _) => Ok(Reply::Background),
         (false, Some(true)) => Ok(Reply::Stream),
         (false, None) if accepts(headers, "text/event-stream") => Ok(Reply::Stream),
         (false, _) => Ok(Reply::Wait(Duration::from_secs(wait_seconds(headers)))),
+    }
+}
+
+/// The key that this request brings for the provider of the agent's model.
+fn provider_key(headers: &HeaderMap) -> Result<Option<SecretString>, ProviderKeyError> {
+    let mut keys = headers.get_all(PROVIDER_KEY).iter();
+    match (keys.next(), keys.next()) {
+        (None, _) => Ok(None),
+        (Some(key), None) => provider_keys::of_request(key.as_bytes()).map(Some),
+        (Some(_), Some(_)) => Err(ProviderKeyError::BadRequestKey),
     }
 }
 
@@ -114,6 +158,7 @@ fn wait_seconds(headers: &HeaderMap) -> u64 {
 
 #[cfg(test)]
 mod tests {
+    use domain::{ExposeSecret, Problem};
     use http::{HeaderValue, header};
     use serde_json::json;
 
@@ -152,8 +197,21 @@ mod tests {
             let given = serde_json::from_value(body.clone()).unwrap();
             assert_eq!(reply(&given, &headers), expected, "{body} {accept}");
         }
-        let headers = HeaderMap::from_iter([(PROVIDER_KEY, HeaderValue::from_static("sk-1"))]);
-        let body = serde_json::from_value(json!({})).unwrap();
-        assert_eq!(reply(&body, &headers), Err(ChatError::ProviderKeyUnavailable));
+    }
+
+    #[test]
+    fn a_request_brings_one_key_or_none() {
+        let given = |values: &[&'static str]| {
+            let mut all = HeaderMap::new();
+            for value in values {
+                all.append(PROVIDER_KEY, HeaderValue::from_static(value));
+            }
+            provider_key(&all).map(|key| key.map(|key| key.expose_secret().to_owned())).map_err(|error| error.code())
+        };
+        assert_eq!(given(&[]), Ok(None));
+        assert_eq!(given(&["sk-1"]), Ok(Some("sk-1".to_owned())));
+        for wrong in [&["sk-1", "sk-1"][..], &["a b"], &[""]] {
+            assert_eq!(given(wrong), Err("provider_key.bad_key"), "{wrong:?}");
+        }
     }
 }

@@ -1,7 +1,7 @@
 //! Conversations and their messages.
 
 use agent_config::AgentRef;
-use axum::extract::State;
+use axum::{extract::State, response::Response};
 use conversation_store::{
     conversations::{self, Conversation, ConversationError, ConversationFilter, ConversationPatch, NewConversation},
     messages::{self, Message},
@@ -19,6 +19,7 @@ use crate::{
     Gateway,
     answer::{Answer, DONE, Done, Made},
     caller::Caller,
+    idempotency::Once,
     json::{Json, LargeJson},
     page::{List, Listing, PageParams},
     path::Named,
@@ -60,19 +61,22 @@ pub(crate) struct ConversationQuery {
 pub(crate) async fn create(
     State(gateway): State<Gateway>,
     caller: Caller,
+    once: Once,
     LargeJson(body): LargeJson<ConversationBody>,
-) -> Result<Made<Conversation>, Refusal> {
+) -> Result<Response, Refusal> {
     caller.require(Scope::ConversationsWrite)?;
     let external_user_id = caller.speaks_for(body.external_user_id)?;
     let (agent, history) = (body.agent.parse::<AgentRef>()?, history(body.messages)?);
     let mut tx = caller.tenant().begin().await?;
+    if let Some(first) = once.answered(&mut tx).await? {
+        return Ok(first);
+    }
     let agent_id = agents::seen(&mut tx, &caller, &agent).await?.id;
     let new = NewConversation { agent_id, external_user_id, title: body.title, metadata: body.metadata };
     let now = gateway.clock.now();
     let conversation = conversations::create(&mut tx, new, &*gateway.ids, now).await?;
     messages::import(&mut tx, conversation.id, history, &*gateway.ids, now).await?;
-    tx.commit().await?;
-    Ok(Made::created(format!("/v1/conversations/{}", conversation.id), conversation))
+    once.commit(tx, Made::created(format!("/v1/conversations/{}", conversation.id), conversation)).await
 }
 
 /// Conversations, newest first. Scope `conversations:read`.

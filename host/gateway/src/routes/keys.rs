@@ -1,6 +1,6 @@
 //! API keys.
 
-use axum::extract::State;
+use axum::{extract::State, response::Response};
 use domain::{ApiKeyId, ExposeSecret, SecretString};
 use serde::Serialize;
 use tenancy::keys::{self, ApiKey, NewKey, Scope};
@@ -10,6 +10,7 @@ use crate::{
     Gateway,
     answer::{Answer, DONE, Done, Made},
     caller::Caller,
+    idempotency::Once,
     json::Json,
     page::{List, Listing, PageParams},
     path::Named,
@@ -37,15 +38,18 @@ impl MintedKey {
 pub(crate) async fn create(
     State(gateway): State<Gateway>,
     caller: Caller,
+    once: Once,
     Json(new): Json<NewKey>,
-) -> Result<Made<MintedKey>, Refusal> {
+) -> Result<Response, Refusal> {
     caller.require(Scope::KeysWrite)?;
     let new = caller.may_mint(new)?;
     let mut tx = caller.tenant().begin().await?;
+    if let Some(first) = once.answered(&mut tx).await? {
+        return Ok(first);
+    }
     let (kind, now) = (gateway.key_kind, gateway.clock.now());
     let (shown, key) = keys::mint(&mut tx, &gateway.hasher, kind, new, &*gateway.ids, now).await?;
-    tx.commit().await?;
-    Ok(MintedKey::answer(shown, &key))
+    once.commit(tx, MintedKey::answer(shown, &key)).await
 }
 
 /// All keys, revoked ones too, without their texts. Scope `keys:write`.

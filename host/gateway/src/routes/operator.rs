@@ -1,6 +1,7 @@
 //! What the operator does: tenants, their keys, plans, price books.
 
-use axum::extract::State;
+use agent_runtime::Queue;
+use axum::{extract::State, response::Response};
 use billing_meter::{
     PriceBook, UsageReport,
     prices::{self, Prices},
@@ -20,6 +21,7 @@ use crate::{
     Gateway,
     answer::{Answer, DONE, Done, Made},
     caller::Operator,
+    idempotency::Once,
     json::{self, Json},
     page::{Asked, List, Listing, PageParams},
     path::Named,
@@ -48,10 +50,14 @@ pub(crate) struct OperatorUsageQuery {
 pub(crate) async fn create_tenant(
     State(gateway): State<Gateway>,
     _: Operator,
+    once: Once,
     Json(new): Json<NewTenant>,
-) -> Result<Made<TenantInfo>, Refusal> {
-    let (_, info) = tenants::create(&gateway.db, new, &*gateway.ids, gateway.clock.now()).await?;
-    Ok(Made::created(format!("/operator/v1/tenants/{}", info.id), info))
+) -> Result<Response, Refusal> {
+    let (_, info, mut tx) = tenants::begin(&gateway.db, new, &*gateway.ids, gateway.clock.now()).await?;
+    if let Some(first) = once.operator_answered(&mut tx).await? {
+        return Ok(first);
+    }
+    once.operator_commit(tx, Made::created(format!("/operator/v1/tenants/{}", info.id), info)).await
 }
 
 /// Tenants, newest first.
@@ -111,14 +117,17 @@ pub(crate) async fn delete_tenant(State(gateway): State<Gateway>, _: Operator, N
 pub(crate) async fn create_key(
     State(gateway): State<Gateway>,
     _: Operator,
+    once: Once,
     Named(id): Named<TenantId>,
     Json(new): Json<NewKey>,
-) -> Result<Made<MintedKey>, Refusal> {
+) -> Result<Response, Refusal> {
     let mut tx = find(&gateway, id).await?.begin().await?;
+    if let Some(first) = once.answered(&mut tx).await? {
+        return Ok(first);
+    }
     let (kind, now) = (gateway.key_kind, gateway.clock.now());
     let (shown, key) = keys::mint(&mut tx, &gateway.hasher, kind, new, &*gateway.ids, now).await?;
-    tx.commit().await?;
-    Ok(MintedKey::answer(shown, &key))
+    once.commit(tx, MintedKey::answer(shown, &key)).await
 }
 
 /// All plans.
@@ -174,12 +183,21 @@ pub(crate) async fn price_books(
 pub(crate) async fn publish_prices(
     State(gateway): State<Gateway>,
     _: Operator,
+    once: Once,
     Json(new): Json<Prices>,
-) -> Result<Made<PriceBook>, Refusal> {
+) -> Result<Response, Refusal> {
     let mut tx = gateway.db.global().await?;
+    if let Some(first) = once.operator_answered(&mut tx).await? {
+        return Ok(first);
+    }
     let book = prices::publish(&mut tx, new, gateway.clock.now()).await?;
-    tx.commit().await?;
-    Ok(Made::created(format!("/v1/price-books/{}", book.version), book))
+    once.operator_commit(tx, Made::created(format!("/v1/price-books/{}", book.version), book)).await
+}
+
+/// The tenants of whom a run waits or is driven, the longest queue first.
+#[utoipa::path(get, path = "/operator/v1/queues", responses((status = 200, body = List<Queue>)))]
+pub(crate) async fn queues(State(gateway): State<Gateway>, _: Operator) -> Answer<List<Queue>> {
+    Ok(Json(List::whole(gateway.runtime.queues().await?)))
 }
 
 /// What a tenant used, and what it costs.

@@ -1,6 +1,6 @@
 //! Runs: followed, cancelled, listed.
 
-use agent_runtime::{Run, RunDetail, RunError, RunStatus, runs, runs::RunFilter};
+use agent_runtime::{Run, RunDetail, RunError, RunStatus, runs, runs::RunFilter, timeline};
 use axum::{extract::State, response::Response};
 use domain::RunId;
 use http::HeaderMap;
@@ -10,8 +10,9 @@ use utoipa::IntoParams;
 
 use crate::{
     Gateway,
-    answer::Answer,
+    answer::{Answer, Made},
     caller::Caller,
+    idempotency::Once,
     json::Json,
     page::{Asked, List, Listing, PageParams},
     path::Named,
@@ -65,11 +66,13 @@ pub(crate) async fn show(caller: Caller, Named(id): Named<RunId>) -> Answer<RunD
     caller.require(Scope::RunsRead)?;
     let mut tx = caller.tenant().begin().await?;
     seen(&mut tx, &caller, id).await?;
-    let detail = runs::detail(&mut tx, id).await?;
+    let detail = timeline::detail(&mut tx, id).await?;
     Ok(Json(detail))
 }
 
-/// A run's events, as server-sent events, from the beginning or after the one named. Scope `runs:read`.
+/// A run's events, as server-sent events, from the beginning or after the one named. After `run.resumed {attempt,
+/// restarts_after}`, with which another process goes on, what came after the event `restarts_after` is void: it comes
+/// anew. Scope `runs:read`.
 #[utoipa::path(
     get, path = "/v1/runs/{id}/events", params(EventsQuery),
     responses((status = 200, body = String, content_type = "text/event-stream"))
@@ -93,17 +96,22 @@ pub(crate) async fn events(
 
 /// Stops a run. One that has ended stays as it is. Scope `chat`.
 #[utoipa::path(post, path = "/v1/runs/{id}/cancel", responses((status = 200, body = Run)))]
-pub(crate) async fn cancel(State(gateway): State<Gateway>, caller: Caller, Named(id): Named<RunId>) -> Answer<Run> {
+pub(crate) async fn cancel(
+    State(gateway): State<Gateway>,
+    caller: Caller,
+    once: Once,
+    Named(id): Named<RunId>,
+) -> Result<Response, Refusal> {
     caller.require(Scope::Chat)?;
     let mut tx = caller.tenant().begin().await?;
     seen(&mut tx, &caller, id).await?;
     drop(tx);
-    let run = gateway.runtime.cancel(caller.tenant(), id).await?;
-    Ok(Json(run))
+    let cancelling = async { Ok(Made::told(gateway.runtime.cancel(caller.tenant(), id).await?)) };
+    once.around(caller.tenant(), cancelling).await
 }
 
 /// A run that the key may know of.
-async fn seen(tx: &mut TenantTx, caller: &Caller, id: RunId) -> Result<Run, RunError> {
+pub(super) async fn seen(tx: &mut TenantTx, caller: &Caller, id: RunId) -> Result<Run, RunError> {
     runs::get(tx, id).await?.filter(|run| sees(caller, run)).ok_or(RunError::NotFound)
 }
 

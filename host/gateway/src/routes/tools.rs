@@ -17,6 +17,7 @@ use crate::{
     Gateway,
     answer::{Answer, DONE, Done, Made},
     caller::Caller,
+    idempotency::Once,
     json::Json,
     page::{Asked, List, Listing, PageParams},
     path::Named,
@@ -87,10 +88,11 @@ pub(crate) async fn delete(caller: Caller, Named(tool): Named<ToolName>) -> Done
 pub(crate) async fn upload(
     State(gateway): State<Gateway>,
     caller: Caller,
+    once: Once,
     Named(tool): Named<String>,
     Asked(asked): Asked<UploadQuery>,
     request: Request,
-) -> Result<Made<ToolVersion>, Refusal> {
+) -> Result<Response, Refusal> {
     caller.require_unbound(Scope::ToolsWrite)?;
     // A new tool may get this name: unlike elsewhere, one that no tool can have is worth its own words.
     let tool = tool.parse::<ToolName>().map_err(|error| RequestError::field("/tool", error.to_string()))?;
@@ -98,14 +100,18 @@ pub(crate) async fn upload(
     let bytes_max = tenants::get(&mut tx).await?.plan.upload_bytes;
     drop(tx);
     let upload::Uploaded { component, manifest } = upload::uploaded(request, bytes_max).await?;
-    let accepted = gateway.admission.accept(caller.tenant(), &tool, component, asked.label, manifest).await?;
-    let waits = asked.wait == Wait::Yes;
-    let version = upload::admitted(&gateway, caller.tenant(), tool, accepted.version, waits).await?;
-    let location = format!("/v1/tools/{}/versions/{}", version.tool, version.version);
-    Ok(match version.status {
-        VersionStatus::Compiling => Made::accepted(location, version),
-        _ => Made::put(accepted.new, location, version),
-    })
+    once.asks(&[&component, serde_json::json!(manifest).to_string().as_bytes()]);
+    let uploading = async {
+        let accepted = gateway.admission.accept(caller.tenant(), &tool, component, asked.label, manifest).await?;
+        let waits = asked.wait == Wait::Yes;
+        let version = upload::admitted(&gateway, caller.tenant(), tool, accepted.version, waits).await?;
+        let location = format!("/v1/tools/{}/versions/{}", version.tool, version.version);
+        Ok(match version.status {
+            VersionStatus::Compiling => Made::accepted(location, version),
+            _ => Made::put(accepted.new, location, version),
+        })
+    };
+    once.around(caller.tenant(), uploading).await
 }
 
 /// The versions of a tool, newest first. Scope `tools:read`.

@@ -7,7 +7,7 @@ use agent_runtime::AgentRuntime;
 use axum::{Router, body::Body, response::Response};
 use domain::{Problem, SecretString, SystemClock, SystemIds};
 use egress::Egress;
-use gateway::{Gateway, Parts};
+use gateway::{Gateway, Parts, RedisUrl};
 use http::{HeaderMap, Method, Request, StatusCode, header};
 use kit::{FakeExecutor, FakeInspector, TestDb, master_key};
 use model_providers::Providers;
@@ -22,13 +22,13 @@ pub(crate) struct App {
     pub(crate) tenants: Router,
     pub(crate) operator: Router,
     pub(crate) shutdown: CancellationToken,
-    _db: TestDb,
+    db: TestDb,
 }
 
 /// A tenant's key, and the listener it is used at.
 #[derive(Clone)]
 pub(crate) struct Client {
-    router: Router,
+    pub(crate) router: Router,
     pub(crate) key: String,
 }
 
@@ -42,49 +42,34 @@ pub(crate) struct Answered {
 
 impl App {
     pub(crate) async fn start() -> App {
-        let test_db = TestDb::start().await;
-        let db = test_db.db.clone();
-        let egress = Egress::new(Vec::new()).unwrap();
-        let providers = Arc::new(Providers::new(egress.clone(), BTreeMap::new()));
-        let (clock, ids, inspector) = (Arc::new(SystemClock), Arc::new(SystemIds), Arc::new(FakeInspector));
-        let mut global = db.global().await.unwrap();
+        App::with_redis(None).await
+    }
+
+    pub(crate) async fn with_redis(redis: Option<RedisUrl>) -> App {
+        let db = TestDb::start().await;
+        let mut global = db.db.global().await.unwrap();
         let now = domain::Clock::now(&SystemClock);
         billing_meter::prices::install_default(&mut global, now).await.unwrap();
         global.commit().await.unwrap();
-        let runtime = AgentRuntime::new(agent_runtime::Parts {
-            db: db.clone(),
-            executor: Arc::new(FakeExecutor::echo()),
-            inspector: inspector.clone(),
-            providers: providers.clone(),
-            master_key: master_key(),
-            clock: clock.clone(),
-            ids: ids.clone(),
-            settings: agent_runtime::Settings::default(),
-        });
         let shutdown = CancellationToken::new();
-        let gateway = Gateway::new(Parts {
-            db,
-            runtime,
-            admission: Arc::new(Admission::new(inspector, clock.clone(), ids.clone())),
-            master_key: master_key(),
-            key_kind: KeyKind::Test,
-            operator_token: SecretString::from(OPERATOR_TOKEN),
-            clock,
-            ids,
-            check_provider_url: Arc::new(move |url| {
-                egress.check_url(url).map(drop).map_err(|error| Box::new(error) as Box<dyn Problem>)
-            }),
-            platform_providers: providers.platform_names(),
-            metrics: gateway::metrics::install().unwrap(),
-            background: TaskTracker::new(),
-            shutdown: shutdown.clone(),
-        });
+        let gateway = over(&db, shutdown.clone(), redis);
         App {
             tenants: gateway::tenant_router(gateway.clone()),
             operator: gateway::operator_router(gateway),
             shutdown,
-            _db: test_db,
+            db,
         }
+    }
+
+    /// Another process's listener for tenants, over the same database.
+    pub(crate) fn replica(&self, redis: Option<RedisUrl>) -> Router {
+        gateway::tenant_router(over(&self.db, self.shutdown.clone(), redis))
+    }
+
+    /// Lets a tenant make as many requests and runs as a test likes.
+    pub(crate) async fn generous(&self, tenant: &str) {
+        let overrides = json!({"overrides": {"requests_per_minute": 100_000, "concurrent_runs": 64}});
+        self.operator().patch(&format!("/operator/v1/tenants/{tenant}"), overrides).await.ok();
     }
 
     pub(crate) fn operator(&self) -> Client {
@@ -104,6 +89,41 @@ impl App {
     pub(crate) fn client(&self, minted: &Value) -> Client {
         Client { router: self.tenants.clone(), key: minted["key"].as_str().unwrap().into() }
     }
+}
+
+fn over(db: &TestDb, shutdown: CancellationToken, redis: Option<RedisUrl>) -> Gateway {
+    let db = db.db.clone();
+    let egress = Egress::new(Vec::new()).unwrap();
+    let providers = Arc::new(Providers::new(egress.clone(), BTreeMap::new()));
+    let (clock, ids, inspector) = (Arc::new(SystemClock), Arc::new(SystemIds), Arc::new(FakeInspector));
+    let runtime = AgentRuntime::new(agent_runtime::Parts {
+        db: db.clone(),
+        executor: Arc::new(FakeExecutor::echo()),
+        inspector: inspector.clone(),
+        providers: providers.clone(),
+        master_key: master_key(),
+        clock: clock.clone(),
+        ids: ids.clone(),
+        settings: agent_runtime::Settings::default(),
+    });
+    Gateway::new(Parts {
+        db,
+        runtime,
+        admission: Arc::new(Admission::new(inspector, clock.clone(), ids.clone())),
+        master_key: master_key(),
+        key_kind: KeyKind::Test,
+        operator_token: SecretString::from(OPERATOR_TOKEN),
+        clock,
+        ids,
+        check_provider_url: Arc::new(move |url| {
+            egress.check_url(url).map(drop).map_err(|error| Box::new(error) as Box<dyn Problem>)
+        }),
+        platform_providers: providers.platform_names(),
+        metrics: gateway::metrics::install().unwrap(),
+        background: TaskTracker::new(),
+        shutdown,
+        redis,
+    })
 }
 
 impl Client {
@@ -172,6 +192,10 @@ impl Answered {
     pub(crate) fn created(&self) -> Value {
         assert!(self.headers.contains_key(header::LOCATION), "{}", self.text);
         self.is(201)
+    }
+
+    pub(crate) fn accepted(&self) -> Value {
+        self.is(202)
     }
 
     pub(crate) fn done(&self) {

@@ -3,5 +3,8 @@
 
 mod app;
 mod door;
+mod once;
 mod operator;
+mod rates;
+mod redis;
 mod stream;

@@ -27,6 +27,7 @@ async fn an_operator_keeps_tenants() {
     operator.patch(&path, json!({"id": "x"})).await.problem(422, "request.invalid");
     assert_eq!(operator.get(&format!("/operator/v1/usage?tenant={id}")).await.ok()["total"]["events"], 0);
     operator.get("/operator/v1/usage").await.problem(422, "request.invalid");
+    assert_eq!(operator.get("/operator/v1/queues").await.ok(), json!({"data": [], "next_cursor": null}));
     operator.delete(&path).await.done();
     operator.get(&path).await.problem(404, "tenant.not_found");
     operator.get("/operator/v1/tenants/ten_1").await.problem(404, "tenant.not_found");

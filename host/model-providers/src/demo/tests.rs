@@ -200,11 +200,34 @@ fn request(messages: Vec<Message>) -> ModelRequest {
         temperature: None,
         max_output_tokens: None,
         options: Map::new(),
+        output_schema: None,
     }
 }
 
 async fn run(request: &ModelRequest) -> Vec<ModelEvent> {
     Demo.stream(request).await.unwrap().try_collect().await.map_err(|error: ProviderError| error.code()).unwrap()
+}
+
+#[tokio::test]
+async fn an_answer_by_a_schema_has_what_was_said_or_an_example() {
+    let schema =
+        |name: &str, is: &str| json!({"type": "object", "required": [name], "properties": {name: {"type": is}}});
+    for (messages, schema, expected) in [
+        (after_results(&[("calc__evaluate", false, "37.5")]), schema("total", "number"), json!({"total": 37.5})),
+        (vec![user("Hello")], schema("total", "integer"), json!({"total": 1})),
+        (vec![user("There are 12 of them.")], schema("count", "integer"), json!({"count": 12})),
+    ] {
+        let asked = ModelRequest { output_schema: Some(schema), functions: Vec::new(), ..request(messages) };
+        let said: String = run(&asked)
+            .await
+            .into_iter()
+            .filter_map(|event| match event {
+                ModelEvent::Text(text) => Some(text),
+                _ => None,
+            })
+            .collect();
+        assert_eq!(serde_json::from_str::<Value>(&said).unwrap(), expected);
+    }
 }
 
 #[tokio::test]

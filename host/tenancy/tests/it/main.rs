@@ -3,5 +3,7 @@
 
 mod catalog;
 mod keys;
+mod once;
 mod rotate;
+mod share;
 mod walls;

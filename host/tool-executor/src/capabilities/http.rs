@@ -4,6 +4,7 @@
 //! sent. Redirects are answers: a tool that follows one sends again, and everything is decided anew, secrets included.
 
 mod exchange;
+mod intent;
 mod request;
 
 use std::{
@@ -17,6 +18,7 @@ use egress::{Egress, EgressError, Exchange, Piece};
 use futures::{StreamExt, stream};
 use http::{HeaderMap, Method, StatusCode, header};
 use tokio::sync::Semaphore;
+use tool_api::{HostError, Intent};
 use wasmtime::{
     StoreContextMut,
     component::{Linker, Resource},
@@ -38,6 +40,7 @@ use crate::{
     sandbox::{CallView, Sandbox},
 };
 use exchange::{Entry, Traffic, Way};
+use intent::Intents;
 use request::{Asked, Own, Prepared, Refusal};
 
 /// The instance that sends, as the engine links it. Its `handle` is replaced by ours.
@@ -49,6 +52,8 @@ const CHUNK_BYTES_MAX: usize = 16 << 10;
 /// Connections of one call at the same time; further requests wait. Each may hold half a megabyte of an answer that is
 /// not read.
 const CONNECTIONS_MAX: usize = 16;
+/// Why a request did not leave that the platform could not note before.
+const NOT_TOLD: &str = "the platform could not note the request, so it was not sent; try again";
 /// Longest wait for a connection. `egress` waits no longer either.
 const CONNECT_MAX: Duration = Duration::from_secs(10);
 
@@ -61,6 +66,7 @@ pub(crate) struct Outgoing {
     requests_left: u64,
     traffic: Arc<Traffic>,
     connections: Arc<Semaphore>,
+    intents: Intents,
     entries: Vec<Entry>,
     secrets: OnceLock<Secrets>,
 }
@@ -84,6 +90,7 @@ impl Outgoing {
             requests_left: limits.http_requests,
             traffic: Arc::new(Traffic::new(limits.http_bytes)),
             connections: Arc::new(Semaphore::new(CONNECTIONS_MAX)),
+            intents: Intents::default(),
             entries: Vec::new(),
             secrets: OnceLock::new(),
         }
@@ -227,6 +234,11 @@ impl Sandbox {
         options: RequestOptions,
     ) -> HostFutureIncomingResponse {
         let target = without_secrets(&request::told(&prepared.method, &prepared.target), secrets);
+        let intent = Intent {
+            method: prepared.method.to_string(),
+            target: without_secrets(prepared.target.without_query(), secrets),
+            idempotency_header: prepared.is_keyed,
+        };
         let entry =
             tool_api::HostCall { target: Some(target), grant: Some(prepared.grant), ..use_of("wasi:http", "handle") };
         let entry = Entry::new(entry, self.ledger.clone());
@@ -250,6 +262,7 @@ impl Sandbox {
         let way = Way::new(traffic, tape, secrets.bound.clone(), untold, entry);
         let egress = self.call.egress.clone();
         let connections = Arc::clone(&self.outgoing.connections);
+        let (intents, host) = (self.outgoing.intents.clone(), Arc::clone(&self.host));
         let deadline = self.meter.deadline;
         HostFutureIncomingResponse::Pending(spawn(async move {
             let exchange = match decided {
@@ -270,8 +283,9 @@ impl Sandbox {
                     deadline,
                 },
             };
+            let told = async { intents.tell(host.as_ref(), intent).await };
             // The connection works by itself; there is no task to keep beside the body.
-            Ok((live(way, egress, connections, exchange).await?, spawn(async {})))
+            Ok((live(way, egress, connections, told, exchange).await?, spawn(async {})))
         }))
     }
 
@@ -334,11 +348,16 @@ async fn live(
     way: Way,
     egress: Option<Egress>,
     connections: Arc<Semaphore>,
+    told: impl Future<Output = Result<(), HostError>>,
     exchange: Exchange,
 ) -> Result<http::Response<WasiBody>, Error> {
     let (Some(egress), Ok(place)) = (egress, connections.acquire_owned().await) else {
         return Err(way.failed(Error::ConfigurationError, "this host sends no requests".into()));
     };
+    if let Err(error) = told.await {
+        tracing::warn!(error = %error, cause = ?error.0, "a request was not sent");
+        return Err(way.failed(Error::InternalError(Some(NOT_TOLD.into())), NOT_TOLD.into()));
+    }
     match egress.exchange(exchange).await {
         Err(error) => Err(way.failed(exchange::error_of(&error), error.to_string())),
         Ok(answer) => {

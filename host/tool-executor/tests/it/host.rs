@@ -10,7 +10,7 @@ use std::{
 
 use async_trait::async_trait;
 use bytes::Bytes;
-use tool_api::{CallHost, HostError, Progress};
+use tool_api::{CallHost, HostError, Intent, Progress};
 
 #[derive(Default)]
 pub(crate) struct Host {
@@ -23,6 +23,8 @@ pub(crate) struct Host {
     /// How often the store was read.
     pub(crate) reads: AtomicUsize,
     pub(crate) progress: Mutex<Vec<Progress>>,
+    /// Requests that were about to leave.
+    pub(crate) intents: Mutex<Vec<Intent>>,
 }
 
 impl Host {
@@ -58,6 +60,11 @@ impl CallHost for Host {
         self.read().await?;
         let keys = self.entries.keys().filter(|(of, key)| of == namespace && after.is_none_or(|after| &**key > after));
         Ok(keys.take(limit as usize).map(|(_, key)| key.clone()).collect())
+    }
+
+    async fn sending(&self, intent: Intent) -> Result<(), HostError> {
+        self.intents.lock().unwrap().push(intent);
+        if self.is_broken { Err(HostError("the database is away".into())) } else { Ok(()) }
     }
 
     fn progress(&self, progress: Progress) {

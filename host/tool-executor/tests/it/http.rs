@@ -2,6 +2,7 @@
 
 mod addresses;
 mod hostile;
+mod intents;
 mod secrets;
 mod upstream;
 

@@ -25,8 +25,8 @@ use tokio::{
     task::JoinSet,
 };
 use tool_api::{
-    CallError, CallHost, Finished, HostError, OpenSecret, Progress, Receipt, Recording, Status, ToolCall, ToolExecutor,
-    recording::RECORDING_BYTES_MAX,
+    CallError, CallHost, Finished, HostError, Intent, OpenSecret, Progress, Receipt, Recording, Status, ToolCall,
+    ToolExecutor, recording::RECORDING_BYTES_MAX,
 };
 use tool_executor::{Executor, Settings};
 
@@ -56,6 +56,10 @@ impl CallHost for Store {
         let entries = self.entries.lock().unwrap();
         let keys = entries.keys().filter(|key| after.is_none_or(|after| key.as_str() > after));
         Ok(keys.take(limit as usize).cloned().collect())
+    }
+
+    async fn sending(&self, _: Intent) -> Result<(), HostError> {
+        Ok(())
     }
 
     fn progress(&self, _: Progress) {}

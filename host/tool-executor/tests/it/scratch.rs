@@ -13,7 +13,7 @@ use domain::{CallGrants, Limits};
 use serde_json::{Value, json};
 use tempfile::TempDir;
 use tokio::sync::mpsc;
-use tool_api::{CallHost, HostCall, HostError, Progress, Status, ToolCall, ToolExecutor};
+use tool_api::{CallHost, HostCall, HostError, Intent, Progress, Status, ToolCall, ToolExecutor};
 use tool_executor::{Executor, Settings};
 
 use crate::jar::{Jar, call, settings};
@@ -127,6 +127,10 @@ impl CallHost for Follower {
 
     async fn keys(&self, _: &str, _: Option<&str>, _: u32) -> Result<Vec<String>, HostError> {
         Ok(Vec::new())
+    }
+
+    async fn sending(&self, _: Intent) -> Result<(), HostError> {
+        Ok(())
     }
 
     fn progress(&self, progress: Progress) {

@@ -52,12 +52,8 @@ async fn an_agent_that_cannot_be_is_refused_with_the_place() {
             "agent.invalid",
             vec!["/limits/max_steps", "/limits/deadline_seconds"],
         ),
-        (with(spec("new"), "output_schema", json!({})), "agent.output_schema_unavailable", vec!["/output_schema"]),
-        (
-            with(spec("new"), "context", json!({"strategy": "summarize"})),
-            "agent.strategy_unavailable",
-            vec!["/context/strategy"],
-        ),
+        (with(spec("new"), "output_schema", json!({})), "agent.invalid", vec!["/output_schema"]),
+        (with(spec("new"), "context", json!({"strategy": "forget"})), "agent.invalid", vec!["/context/strategy"]),
         (bound(json!({"tool": "nothing", "version": "latest"})), "binding.version_not_found", vec!["/tools/0"]),
         (bound(json!({"tool": "calc", "version": missing})), "binding.version_not_found", vec!["/tools/0"]),
         (bound(json!({"tool": "calc", "version": "newest"})), "agent.invalid", vec!["/tools/0/version"]),
@@ -98,9 +94,14 @@ async fn an_agent_that_cannot_be_is_refused_with_the_place() {
             vec!["/tools/0/grants/config"],
         ),
         (
-            bound(json!({"tool": "calc", "version": "latest", "approval": "always"})),
-            "binding.approval_unavailable",
-            vec!["/tools/0/approval"],
+            bound(json!({"tool": "calc", "version": "latest", "approval": {"functions": {"fly": "always"}}})),
+            "binding.approval_invalid",
+            vec!["/tools/0/approval/functions/fly"],
+        ),
+        (
+            bound(json!({"tool": "calc", "version": "latest", "approval": "always", "approval_expires_seconds": 0})),
+            "binding.approval_invalid",
+            vec!["/tools/0/approval_expires_seconds"],
         ),
         (
             with(

@@ -47,6 +47,15 @@ impl TestApp {
 
     /// On a database that another one has left.
     pub(crate) async fn on(db: TestDb, master_key: MasterKey, allow_egress: Vec<SocketAddr>) -> TestApp {
+        TestApp::whole(db, master_key, allow_egress, Platform::default()).await
+    }
+
+    /// With model providers that the platform pays.
+    pub(crate) async fn with_platform(platform: Platform) -> TestApp {
+        TestApp::whole(TestDb::start().await, kit::master_key(), Vec::new(), platform).await
+    }
+
+    async fn whole(db: TestDb, master_key: MasterKey, allow_egress: Vec<SocketAddr>, platform: Platform) -> TestApp {
         let cache = tempfile::tempdir().unwrap();
         let any = "127.0.0.1:0".parse().unwrap();
         let listeners = Listeners::bind(any, any).await.unwrap();
@@ -62,7 +71,8 @@ impl TestApp {
             concurrent_runs: 64,
             concurrent_tool_calls: 16,
             allow_egress,
-            platform: Platform::default(),
+            redis_url: None,
+            platform,
         }))
         .await
         .unwrap();

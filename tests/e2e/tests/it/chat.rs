@@ -319,3 +319,19 @@ async fn a_conversation_is_with_its_first_end_user() {
     second.get(&path).await.problem(404, "conversation.not_found");
     assert_eq!(second.get("/v1/conversations").await.ok()["data"], json!([]));
 }
+
+#[tokio::test]
+async fn turns_wait_in_line_for_their_conversation() {
+    let app = TestApp::start().await;
+    let ada = clerk(&app, &[]).await;
+    let conversation = ada.chat("clerk", "Hi").await["conversation_id"].clone();
+    let turns = (0..6)
+        .map(|n| say(&ada, json!({"message": format!("turn {n}"), "conversation_id": conversation, "queue": true})));
+    for answer in futures::future::join_all(turns).await {
+        assert_eq!(answer.ok()["run"]["status"], "completed");
+    }
+    let path = format!("/v1/conversations/{}/messages", conversation.as_str().unwrap());
+    let messages = ada.get(&path).await.ok();
+    let roles: Vec<&str> = messages["data"].as_array().unwrap().iter().map(|m| m["role"].as_str().unwrap()).collect();
+    assert_eq!(roles, ["user", "assistant"].repeat(7), "no turn is said before the one before it is answered");
+}

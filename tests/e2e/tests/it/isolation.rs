@@ -21,7 +21,7 @@ fn told(answer: &Answer, names: &Names) -> (u16, BTreeMap<String, String>, Strin
         .iter()
         .map(|(name, value)| (name.to_string(), String::from_utf8_lossy(value.as_bytes()).into_owned()))
         .collect();
-    for own in ["date", "x-request-id", "content-length"] {
+    for own in ["date", "x-request-id", "content-length", "ratelimit"] {
         headers.remove(own);
     }
     let mut body = answer.text.clone();
@@ -45,6 +45,9 @@ struct Ada {
 
 async fn ada(app: &TestApp) -> Ada {
     let client = app.tenant("ada-and-sons").await;
+    let hook = json!({"url": "https://adas-hook.invalid/", "events": ["tool_version.ready"]});
+    let webhook = client.post("/v1/webhooks", hook).await.created();
+    let webhook = webhook["id"].as_str().unwrap().to_owned();
     let version = client.upload("adas-tool", component("echo")).await.created();
     let agent = client
         .post(
@@ -70,7 +73,20 @@ async fn ada(app: &TestApp) -> Ada {
     client.put("/v1/provider-keys/adas-provider", provider).await.created();
     client.secret("adas-secret", "adas-secret-value").await;
     client.put("/v1/key-value/adas-namespace/adas-key", json!("adas-value")).await.created();
+    let budget = json!({"scope": "external_user", "subject": "adas-user", "window": "total", "amount": "10"});
+    let budget = client.post("/v1/budgets", budget).await.created();
     client.patch("/v1/tenant", json!({"metadata": {"adas-metadata": 1}})).await.ok();
+
+    // Its attempt has failed, and no other follows: its deliveries stay as they are.
+    client.patch(&format!("/v1/webhooks/{webhook}"), json!({"enabled": false})).await.ok();
+    let delivery = loop {
+        let deliveries = client.get(&format!("/v1/webhooks/{webhook}/deliveries")).await.ok();
+        let newest = &deliveries["data"][0];
+        if newest["attempts"] == 0 || newest["last_attempt"].is_object() {
+            break newest["id"].as_str().unwrap().to_owned();
+        }
+        tokio::time::sleep(std::time::Duration::from_millis(20)).await;
+    };
 
     let id = |value: &Value| value.as_str().unwrap().to_owned();
     let names = Names::from([
@@ -86,7 +102,10 @@ async fn ada(app: &TestApp) -> Ada {
         ("secrets", "adas-secret".into()),
         ("key-value", "adas-namespace".into()),
         ("{namespace}", "adas-key".into()),
+        ("budgets", id(&budget["id"])),
         ("price-books", "1".into()),
+        ("deliveries", delivery),
+        ("webhooks", webhook),
     ]);
     let mut canaries: Vec<String> = names.values().filter(|name| name.len() > 1).cloned().collect();
     canaries.extend(["adas-", "ada-and-sons"].map(String::from));
@@ -135,6 +154,9 @@ fn of_nobody(like: &Names) -> Names {
             "conversations" => id("conv_"),
             "runs" => id("run_"),
             "api-keys" => id("key_"),
+            "webhooks" => id("whk_"),
+            "deliveries" => id("evt_"),
+            "budgets" => id("bud_"),
             "provider-keys" => "no-key-of-anybody".into(),
             "secrets" => "no-secret-of-anybody".into(),
             "key-value" => "no-namespace-of-anybody".into(),

@@ -3,13 +3,17 @@
 
 mod agents;
 mod app;
+mod approvals;
+mod budgets;
 mod capabilities;
 mod chat;
 mod conversations;
 mod isolation;
 mod key_value;
 mod keys;
+mod once;
 mod operator;
+mod outputs;
 mod outside;
 mod providers;
 mod quiet;
@@ -18,3 +22,4 @@ mod secrets;
 mod surface;
 mod tools;
 mod usage;
+mod webhooks;

@@ -201,8 +201,25 @@ async fn an_erased_tenant_leaves_no_row() {
         tenant.put("/v1/key-value/notes/today", json!("tea")).await.created();
         let recorded = json!({"function": "evaluate", "arguments": {"expression": "1"}, "record": true});
         tenant.post("/v1/tools/calc/versions/latest/calls", recorded).await.ok();
+        let webhook = json!({"url": "https://hooks.example.com/in", "events": ["run.completed"]});
+        tenant.post("/v1/webhooks", webhook).await.created();
+        let budget = json!({"scope": "tenant", "window": "total", "amount": {"amount": "1", "currency": "USD"}});
+        let once = tenant.request(Method::POST, "/v1/budgets").header("Idempotency-Key", "one").json(&budget);
+        Answer::of(once).await.created();
+        tenant.chat("clerk", "/calc__evaluate {\"expression\": \"2 + 2\"}").await;
+        let asks = json!([{"tool": "calc", "version": "latest", "approval": "always"}]);
+        let asking = json!({"name": "asking", "system_prompt": "", "model": "demo", "tools": asks});
+        tenant.post("/v1/agents", asking).await.created();
+        let waits = json!({"message": "/calc__evaluate {\"expression\": \"3 + 3\"}"});
+        let turn = tenant.post("/v1/agents/asking/chat", waits).await.json();
+        assert_eq!(turn["run"]["status"], "waiting_for_approval", "{turn}");
     }
     let mut superuser = app.db.superuser().await;
+    let ada_uuid = ada.tenant.trim_start_matches("ten_");
+    for rare in RARE_ROWS {
+        let sql = rare.replace("$tenant", &format!("'{ada_uuid}'"));
+        assert_eq!(sqlx::query(AssertSqlSafe(sql)).execute(&mut superuser).await.unwrap().rows_affected(), 1, "{rare}");
+    }
     let before = rows_of(&mut superuser, &ada.tenant).await;
     assert!(before.iter().all(|(_, rows)| *rows > 0), "{before:?}");
     let erased = app.operator().delete(&format!("/operator/v1/tenants/{}", ada.tenant)).await;
@@ -215,6 +232,16 @@ async fn an_erased_tenant_leaves_no_row() {
     assert_eq!(turn["tool_calls"][0]["outcome"]["status"], "ok", "{turn}");
     app.stop().await;
 }
+
+/// What is there for a moment only, or after much talk.
+const RARE_ROWS: [&str; 3] = [
+    "INSERT INTO belljar.hold SELECT tenant_id, gen_random_uuid(), budget_id, subject, starts_at, 0, now()
+     FROM belljar.budget_window WHERE tenant_id = $tenant LIMIT 1",
+    "INSERT INTO belljar.intent SELECT tenant_id, gen_random_uuid(), 1, false, run_id, 'GET', 'https://example.com', now()
+     FROM belljar.run WHERE tenant_id = $tenant LIMIT 1",
+    "INSERT INTO belljar.summary SELECT tenant_id, conversation_id, 1, run_id, 1, 'They greeted.', now()
+     FROM belljar.run WHERE tenant_id = $tenant AND steps > 0 LIMIT 1",
+];
 
 /// How many rows of each tenant table are this tenant's.
 async fn rows_of(superuser: &mut PgConnection, tenant: &str) -> Vec<(String, i64)> {

@@ -24,6 +24,8 @@ pub(crate) struct Asked {
     pub(crate) query: String,
     /// Names in lower case.
     pub(crate) headers: BTreeMap<String, String>,
+    /// Of a body that came with its length.
+    pub(crate) body: Bytes,
 }
 
 /// What it answers.
@@ -156,13 +158,15 @@ fn parse(bytes: &[u8]) -> Option<Asked> {
         .map(|(name, value)| (name.to_ascii_lowercase(), value.trim().to_owned()))
         .collect();
     let rest = &bytes[end + 4..];
-    // A body is waited for and not kept.
-    if headers.get("transfer-encoding").is_some_and(|coding| coding == "chunked") {
+    let body = if headers.get("transfer-encoding").is_some_and(|coding| coding == "chunked") {
+        // It is waited for and not kept.
         rest.windows(5).find(|window| window == b"0\r\n\r\n")?;
+        Bytes::new()
     } else {
-        rest.get(..headers.get("content-length").map_or(0, |length| length.parse().unwrap()))?;
-    }
-    Some(Asked { method, path: path.to_owned(), query: query.to_owned(), headers })
+        let length = headers.get("content-length").map_or(0, |length| length.parse().unwrap());
+        Bytes::copy_from_slice(rest.get(..length)?)
+    };
+    Some(Asked { method, path: path.to_owned(), query: query.to_owned(), headers, body })
 }
 
 /// All values that came, in every form in which a careless server tells them.

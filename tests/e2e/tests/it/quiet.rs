@@ -97,6 +97,7 @@ async fn answer_indiscreetly(mut stream: TcpStream) {
     }
     let request = String::from_utf8_lossy(&request).into_owned();
     let path = request.split(' ').nth(1).unwrap_or_default();
+    let key = request.lines().find_map(|line| line.strip_prefix("authorization: Bearer ")).unwrap_or_default();
     let status = match path.split('/').nth(1) {
         Some("works") => "200 OK",
         Some("refuses") => "401 Unauthorized",
@@ -107,14 +108,11 @@ async fn answer_indiscreetly(mut stream: TcpStream) {
         let chunk = json!({"choices": [{"index": 0, "delta": {"content": "good day"}, "finish_reason": "stop"}]});
         ("text/event-stream", format!("data: {chunk}\n\ndata: [DONE]\n\n"))
     } else {
-        let said = format!("wrong key {PROVIDER_KEY}, as in: {request}");
-        (
-            "application/json",
-            json!({"error": {"message": said, "type": PROVIDER_KEY, "code": PROVIDER_KEY}}).to_string(),
-        )
+        let said = format!("wrong key {key}, as in: {request}");
+        ("application/json", json!({"error": {"message": said, "type": key, "code": key}}).to_string())
     };
     let head = format!(
-        "HTTP/1.1 {status}\r\ncontent-type: {kind}\r\ncontent-length: {}\r\nx-key: {PROVIDER_KEY}\r\nconnection: close\r\n\r\n",
+        "HTTP/1.1 {status}\r\ncontent-type: {kind}\r\ncontent-length: {}\r\nx-key: {key}\r\nconnection: close\r\n\r\n",
         body.len()
     );
     let _ = stream.write_all(format!("{head}{body}").as_bytes()).await;
@@ -185,6 +183,12 @@ async fn a_secret_is_in_no_answer_no_row_and_no_log() {
     answers.ask(&second, "GET", &format!("/v1/runs/{}", second.key), Value::Null).await;
     answers.ask(&second, "POST", "/v1/api-keys", json!({"name": "x", "scopes": [], "key": second.key})).await;
 
+    // A webhook's secrets. The answers that show them are not kept.
+    let hook = json!({"url": format!("http://{provider}/works/hook"), "events": ["run.completed", "run.failed"]});
+    let hook = ada.post("/v1/webhooks", hook).await.created();
+    let webhook = hook["id"].as_str().unwrap().to_owned();
+    let rotated = ada.post(&format!("/v1/webhooks/{webhook}/rotate-secret"), json!({})).await.ok();
+
     // A provider's key: stored, stored again, refused.
     let key = |at: &str| json!({"kind": "openai_compatible", "api_key": PROVIDER_KEY, "base_url": format!("http://{provider}/{at}/v1")});
     for at in ["works", "refuses", "breaks", "complains"] {
@@ -194,7 +198,7 @@ async fn a_secret_is_in_no_answer_no_row_and_no_log() {
     for (field, value) in [
         ("api_key", json!(format!("{REFUSED_PROVIDER_KEY} with spaces"))),
         ("api_key", json!([REFUSED_PROVIDER_KEY])),
-        ("kind", json!("anthropic")),
+        ("kind", json!("azure")),
         ("base_url", json!("http://169.254.169.254/v1")),
         ("base_url", json!(format!("http://user:{REFUSED_PROVIDER_KEY}@{provider}/v1"))),
         ("apikey", json!(REFUSED_PROVIDER_KEY)),
@@ -230,6 +234,7 @@ async fn a_secret_is_in_no_answer_no_row_and_no_log() {
     let told = tools::use_secrets(&mut answers, &ada, &outside).await;
 
     // Everything that can be read.
+    let deliveries = ada.get(&format!("/v1/webhooks/{webhook}/deliveries")).await.ok();
     let names = Names::from([
         ("agents", "works".to_owned()),
         ("revisions", "1".into()),
@@ -242,6 +247,9 @@ async fn a_secret_is_in_no_answer_no_row_and_no_log() {
         ("conversations", id(&turn["conversation_id"])),
         ("runs", id(&turn["run"]["id"])),
         ("price-books", "1".into()),
+        ("deliveries", id(&deliveries["data"][0]["id"])),
+        ("webhooks", webhook),
+        ("budgets", "bud_of_nobody".into()),
         ("tenants", ada.tenant.clone()),
         ("plans", "pro".into()),
     ]);
@@ -278,6 +286,7 @@ async fn a_secret_is_in_no_answer_no_row_and_no_log() {
     let mut secrets: Vec<&str> =
         vec![PROVIDER_KEY, PROVIDER_KEY_IN_A_HEADER, REFUSED_PROVIDER_KEY, &operator_token, MASTER_KEY];
     secrets.extend(keys.iter().map(String::as_str));
+    secrets.extend([&hook, &rotated].map(|shown| shown["secret"].as_str().unwrap()));
     secrets.extend(told.canaries.iter().map(String::as_str));
     assert!(secrets.len() >= 20, "{}", secrets.len());
     for secret in secrets {

@@ -40,7 +40,7 @@ fn a_mistake_is_named_with_its_place() {
         (json!({"metadata": []}), "/metadata"),
         (json!({"limits": {"max_steps": 65}}), "/limits/max_steps"),
         (json!({"limits": {"max_steps": 0}}), "/limits/max_steps"),
-        (json!({"limits": {"deadline_seconds": 3601}}), "/limits/deadline_seconds"),
+        (json!({"limits": {"deadline_seconds": 604801}}), "/limits/deadline_seconds"),
         (json!({"limits": {"max_cost": {"amount": "0", "currency": "USD"}}}), "/limits/max_cost"),
         (json!({"limits": {"max_cost": {"amount": "-1", "currency": "USD"}}}), "/limits/max_cost"),
         (json!({"limits": {"max_cost": {"amount": "many", "currency": "USD"}}}), "/limits/max_cost/amount"),
@@ -60,6 +60,9 @@ fn a_mistake_is_named_with_its_place() {
             json!({"tools": [{"tool": "calc", "version": "latest", "grants": {"config": {"a": 1}}}]}),
             "/tools/0/grants/config/a",
         ),
+        (json!({"output_schema": {"type": "string"}}), "/output_schema"),
+        (json!({"output_schema": {"type": "object", "required": 1}}), "/output_schema"),
+        (json!({"output_schema": {"type": "object", "$ref": "https://x.test"}}), "/output_schema"),
     ] {
         let shown = extra.to_string().chars().take(120).collect::<String>();
         assert_eq!(refused(extra), ("agent.invalid", vec![pointer.to_owned()]), "{shown}");
@@ -69,21 +72,24 @@ fn a_mistake_is_named_with_its_place() {
 }
 
 #[test]
-fn what_comes_later_has_its_own_code() {
+fn a_word_that_nothing_knows_is_refused_at_its_place() {
     let tool = |extra: Value| {
         let mut tool = json!({"tool": "calc", "version": "latest"});
         domain::json::merge(&mut tool, extra);
         json!({"tools": [{"tool": "clock", "version": "latest"}, tool]})
     };
     for (extra, code, pointers) in [
-        (json!({"output_schema": {"type": "object"}}), "agent.output_schema_unavailable", vec!["/output_schema"]),
-        (json!({"context": {"strategy": "summarize"}}), "agent.strategy_unavailable", vec!["/context/strategy"]),
-        (tool(json!({"approval": "always"})), "binding.approval_unavailable", vec!["/tools/1/approval"]),
-        (tool(json!({"approval": {"default": "never"}})), "binding.approval_unavailable", vec!["/tools/1/approval"]),
+        (json!({"context": {"strategy": "forget"}}), "agent.invalid", vec!["/context/strategy"]),
         (
-            tool(json!({"approval_expires_seconds": 60})),
-            "binding.approval_unavailable",
-            vec!["/tools/1/approval_expires_seconds"],
+            json!({"context": {"strategy": "summarize", "max_input_tokens": 999}}),
+            "agent.invalid",
+            vec!["/context/max_input_tokens"],
+        ),
+        (tool(json!({"approval": "sometimes"})), "agent.invalid", vec!["/tools/1/approval"]),
+        (
+            tool(json!({"approval": {"functions": {"now": "maybe"}}})),
+            "agent.invalid",
+            vec!["/tools/1/approval/functions/now"],
         ),
     ] {
         assert_eq!(refused(extra.clone()), (code, pointers.into_iter().map(Into::into).collect()), "{extra}");

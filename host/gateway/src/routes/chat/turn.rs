@@ -40,7 +40,7 @@ pub(crate) struct ChatBody {
     /// 202 with the run at once.
     #[serde(default)]
     pub(super) background: bool,
-    /// Not available yet.
+    /// Waits in line while the conversation is busy, instead of being refused with 409.
     #[serde(default)]
     queue: bool,
     #[serde(default)]
@@ -62,10 +62,6 @@ pub(crate) enum ChatError {
     HistoryResent { at: usize },
     #[error("a message cannot be taken as it is; see `errors`")]
     BadMessage(Vec<FieldError>),
-    #[error("`queue` is not available yet; leave it out, and wait until the conversation is free")]
-    QueueUnavailable,
-    #[error("`X-Provider-Key` is not available yet; store the key with PUT /v1/provider-keys/{{name}}")]
-    ProviderKeyUnavailable,
     #[error("a run in the background has no stream; follow it with GET /v1/runs/{{id}}/events")]
     StreamInBackground,
 }
@@ -82,8 +78,6 @@ impl Problem for ChatError {
             }
             ChatError::RoleNotAllowed { .. } => "chat.role_not_allowed",
             ChatError::HistoryResent { .. } => "chat.history_resent",
-            ChatError::QueueUnavailable => "chat.queue_unavailable",
-            ChatError::ProviderKeyUnavailable => "chat.provider_key_unavailable",
             ChatError::StreamInBackground => "chat.stream_in_background",
         }
     }
@@ -98,9 +92,7 @@ impl Problem for ChatError {
             }
             ChatError::LastNotUser { at: place } => at(&format!("/messages/{place}/role")),
             ChatError::BadMessage(fields) => fields.clone(),
-            ChatError::QueueUnavailable => at("/queue"),
             ChatError::StreamInBackground => at("/stream"),
-            ChatError::ProviderKeyUnavailable => Vec::new(),
         }
     }
 }
@@ -114,9 +106,6 @@ impl ChatBody {
         api_key: ApiKeyId,
         agents: Option<&[AgentId]>,
     ) -> Result<StartRun, ChatError> {
-        if self.queue {
-            return Err(ChatError::QueueUnavailable);
-        }
         let (history, messages) = said(self.message, self.messages, self.conversation_id.is_some())?;
         Ok(StartRun {
             agent,
@@ -127,8 +116,11 @@ impl ChatBody {
             external_user_id,
             context: self.context,
             metadata: self.metadata,
+            queue: self.queue,
             api_key: Some(api_key),
             allowed_agents: agents.map(<[AgentId]>::to_vec),
+            provider_key: None,
+            once: None,
         })
     }
 }
@@ -236,12 +228,5 @@ mod tests {
         ] {
             assert_eq!(check(body.clone()), expected, "{body}");
         }
-    }
-
-    #[test]
-    fn what_cannot_be_done_yet_is_refused() {
-        let body: ChatBody = serde_json::from_value(json!({"message": "hi", "queue": true})).unwrap();
-        let turn = body.turn("clerk".parse().unwrap(), None, ApiKeyId::from(uuid::Uuid::nil()), None);
-        assert_eq!(turn.unwrap_err(), ChatError::QueueUnavailable);
     }
 }

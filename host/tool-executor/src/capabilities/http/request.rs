@@ -60,6 +60,8 @@ pub(super) struct Prepared {
     pub(super) url: String,
     /// `http`, and the host as the grant writes it.
     pub(super) grant: String,
+    /// It carries the call's idempotency key.
+    pub(super) is_keyed: bool,
     /// What the host added.
     pub(super) secrets: Vec<SecretName>,
     /// Bytes of the head without what the host added, which is the same in a replay and tells no secret's length.
@@ -139,8 +141,9 @@ pub(super) fn prepare(asked: &Asked<'_>, own: &Own<'_>) -> Result<Prepared, Refu
         true => PlainHttp::OperatorsExceptions,
         false => PlainHttp::Anywhere,
     };
+    let is_keyed = grant.idempotency_header.is_some();
     let (method, grant) = (asked.method.clone(), format!("http {}", grant.host));
-    Ok(Prepared { method, target, headers, plain_http, url, grant, secrets, tools_bytes })
+    Ok(Prepared { method, target, headers, plain_http, url, grant, is_keyed, secrets, tools_bytes })
 }
 
 /// What a receipt calls a request.

@@ -51,6 +51,8 @@ pub(crate) fn table() -> Vec<Route> {
     let (conversations_read, conversations_write) = (Some("conversations:read"), Some("conversations:write"));
     let (keys, secrets, runs, usage) =
         (Some("keys:write"), Some("secrets:write"), Some("runs:read"), Some("usage:read"));
+    let (budgets, budget) = (Some("budgets:write"), NotFound("budget.not_found"));
+    let (admin, webhook) = (Some("admin"), NotFound("webhook.not_found"));
     vec![
         route("GET", "/v1/tenant", any, Own, Nothing),
         route("PATCH", "/v1/tenant", Some("admin"), Own, Json(|_| json!({"metadata": {"a": 1}}))),
@@ -101,6 +103,13 @@ pub(crate) fn table() -> Vec<Route> {
         route("GET", "/v1/runs/{id}", runs, run, Nothing),
         route("GET", "/v1/runs/{id}/events", runs, run, Nothing),
         route("POST", "/v1/runs/{id}/cancel", Some("chat"), run, Nothing),
+        route(
+            "POST",
+            "/v1/runs/{id}/tool-calls/{call}/decision",
+            Some("approvals:write"),
+            run,
+            Json(|_| json!({"decision": "approve"})),
+        ),
         route("GET", "/v1/provider-keys", secrets, Own, Nothing),
         route(
             "PUT",
@@ -121,6 +130,32 @@ pub(crate) fn table() -> Vec<Route> {
         route("GET", "/v1/models", any, Own, Nothing),
         // Prices are everybody's.
         route("GET", "/v1/price-books/{version}", any, Own, Nothing),
+        route("GET", "/v1/budgets", budgets, Own, Nothing),
+        route(
+            "POST",
+            "/v1/budgets",
+            budgets,
+            Own,
+            Json(|_| json!({"scope": "tenant", "window": "day", "amount": "1"})),
+        ),
+        route("GET", "/v1/budgets/{id}", budgets, budget, Nothing),
+        route("PATCH", "/v1/budgets/{id}", budgets, budget, Json(|_| json!({"amount": "0"}))),
+        route("DELETE", "/v1/budgets/{id}", budgets, budget, Nothing),
+        route("GET", "/v1/webhooks", admin, Own, Nothing),
+        route(
+            "POST",
+            "/v1/webhooks",
+            admin,
+            Own,
+            Json(|_| json!({"url": "https://stranger.example/hook", "events": ["run.failed"]})),
+        ),
+        route("GET", "/v1/webhooks/{id}", admin, webhook, Nothing),
+        route("PATCH", "/v1/webhooks/{id}", admin, webhook, Json(|_| json!({"enabled": true}))),
+        route("DELETE", "/v1/webhooks/{id}", admin, webhook, Nothing),
+        route("POST", "/v1/webhooks/{id}/rotate-secret", admin, webhook, Nothing),
+        route("GET", "/v1/webhooks/{id}/deliveries", admin, webhook, Nothing),
+        route("GET", "/v1/webhooks/{id}/deliveries/{delivery}", admin, webhook, Nothing),
+        route("POST", "/v1/webhooks/{id}/deliveries/{delivery}/redeliver", admin, webhook, Nothing),
         route("GET", "/v1/usage", usage, Own, Nothing),
         route("GET", "/v1/usage/events", usage, Own, Nothing),
     ]
