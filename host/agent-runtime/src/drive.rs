@@ -199,7 +199,7 @@ async fn drive(
             calls: Vec::new(),
             result_bytes: result_bytes(&turn.agent, named.len()),
             started_at: pending.started_at,
-            sends: Arc::new(StepSends::new(run, live.lease.clone(), pending.clone(), turn.intents.clone())),
+            sends: Arc::new(StepSends::new(&turn, live.lease.clone(), pending.clone())),
         };
         let mut end = reply.cut;
         let refuse = |code: &str, words: &str| -> Vec<CallResult> {

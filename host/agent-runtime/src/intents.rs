@@ -8,12 +8,13 @@ use std::{
     },
 };
 
+use billing_meter::holds;
 use domain::{CallId, Clock, RunId, Timestamp, message::Part, nul};
 use serde_json::json;
 use tenancy::{Tenant, TenantTx, idempotency::Reservation};
 use tool_api::{HostError, Intent, Outcome, Status};
 
-use crate::{Lease, fault, pending::Pending, runs::RunError};
+use crate::{Lease, fault, load::Loaded, pending::Pending, runs::RunError};
 
 /// A request that a call began to send.
 #[derive(Debug, Clone, PartialEq)]
@@ -92,11 +93,14 @@ pub(crate) struct StepSends {
     pending: Arc<Pending>,
     is_stored: AtomicBool,
     intents: Arc<Intents>,
+    /// Until when the step's hold counts, once its reply is stored.
+    owed_until: Option<Timestamp>,
 }
 
 impl StepSends {
-    pub(crate) fn new(run: RunId, lease: Lease, pending: Arc<Pending>, intents: Arc<Intents>) -> StepSends {
-        StepSends { run, lease, pending, is_stored: AtomicBool::new(false), intents }
+    pub(crate) fn new(turn: &Loaded, lease: Lease, pending: Arc<Pending>) -> StepSends {
+        let (intents, owed_until) = (turn.intents.clone(), turn.purse.owed_until());
+        StepSends { run: turn.run.id, lease, pending, is_stored: AtomicBool::new(false), intents, owed_until }
     }
 }
 
@@ -166,6 +170,9 @@ impl Sending {
         .await?;
         if written.rows_affected() != 1 {
             return Err(RunError::Fenced);
+        }
+        if let (Some(_), Some(until)) = (pending, step.owed_until) {
+            holds::renew(&mut tx, step.run.uuid(), until).await?;
         }
         // Known before it is committed: when the answer of the commit is lost, the request may not leave, and a call that
         // is told as unknown although nothing left is the lesser evil.

@@ -192,6 +192,7 @@ pub(crate) async fn load(
             tokens_per_month: plan.tokens_per_month,
             max_cost: agent.spec.limits.max_cost.as_ref().map(|max| max.amount),
             spent: run.cost.amount,
+            deadline: run.private.deadline.unwrap_or(run.created_at),
         },
         first_position: window.first().map_or(through + 1, |message| message.position),
         summary,

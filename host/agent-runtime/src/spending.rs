@@ -31,6 +31,8 @@ const WAIT_MAX: Duration = Duration::from_secs(30);
 /// The first pause; each is twice the one before, up to the longest, and by chance up to a half longer.
 const PAUSE_FIRST: Duration = Duration::from_millis(10);
 const PAUSE_MAX: Duration = Duration::from_millis(320);
+/// What a kept reply has used stays held for so long after the run's deadline. By then some process has ended the run.
+const OWED_AFTER: Duration = Duration::from_secs(24 * 3600);
 /// A direct call may wait so long for its turn, besides its own deadline, before its hold expires.
 const TURN_MAX: Duration = Duration::from_secs(60);
 
@@ -44,9 +46,17 @@ pub(crate) struct Purse {
     pub(crate) max_cost: Option<Amount>,
     /// By the run's committed steps.
     pub(crate) spent: Amount,
+    /// The run's.
+    pub(crate) deadline: Timestamp,
 }
 
 impl Purse {
+    /// Until when is held what a reply has used that is kept: whoever goes on with the run bills it, however long after
+    /// the lease. `None`: nothing is held.
+    pub(crate) fn owed_until(&self) -> Option<Timestamp> {
+        self.is_bounded.then(|| self.deadline.plus(OWED_AFTER))
+    }
+
     fn is_open(&self) -> bool {
         !self.is_bounded && self.max_cost.is_none()
     }
@@ -294,17 +304,21 @@ pub(crate) async fn refused_at_the_door(
     if left.is_unlimited() {
         return None;
     }
+    let left = left.unheld();
+    let refused = |input: u64| {
+        let least = std::iter::once(&agent.model).chain(&agent.fallback_models).flat_map(|choice| {
+            let model = reference(choice);
+            // With which key it is asked is not known yet.
+            [prices::own_key(&model.provider), model.provider]
+                .map(|provider| Rates::of(book, [(provider.as_str(), model.name.as_str())]).least(input, 1))
+        });
+        left.refuses(least.min_by_key(|spend| spend.money)?).map(|refused| refused.exceeded)
+    };
+    let texts: Vec<String> = said.iter().map(|parts| text_of(parts)).collect();
+    // A token has a byte at least: where that much is left, nothing needs to be counted.
+    refused((agent.system_prompt.len() + texts.iter().map(String::len).sum::<usize>()) as u64)?;
     tokens::load().await;
-    let texts = said.iter().map(|parts| tokens::count(&text_of(parts)));
-    let input = tokens::count(&agent.system_prompt) + texts.sum::<u64>();
-    let least = std::iter::once(&agent.model).chain(&agent.fallback_models).flat_map(|choice| {
-        let model = reference(choice);
-        // With which key it is asked is not known yet.
-        [prices::own_key(&model.provider), model.provider]
-            .map(|provider| Rates::of(book, [(provider.as_str(), model.name.as_str())]).least(input, 1))
-    });
-    let least = least.min_by_key(|spend| spend.money)?;
-    left.unheld().refuses(least).map(|refused| refused.exceeded)
+    refused(tokens::count(&agent.system_prompt) + texts.iter().map(|text| tokens::count(text)).sum::<u64>())
 }
 
 async fn left(driver: &Driver<'_>, turn: &Loaded, tx: &mut TenantTx) -> Result<(Left, Timestamp), BudgetError> {

@@ -190,7 +190,7 @@ pub(crate) async fn make(
         calls: Vec::new(),
         result_bytes: 0,
         started_at: began,
-        sends: Arc::new(StepSends::new(turn.run.id, driver.lease.clone(), pending, turn.intents.clone())),
+        sends: Arc::new(StepSends::new(turn, driver.lease.clone(), pending)),
     };
     let (cost, _) = finish(driver, turn, Some(&mut done), made.clone().err(), halt).await?;
     turn.purse.spent = turn.purse.spent + cost;

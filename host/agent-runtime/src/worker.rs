@@ -326,6 +326,9 @@ impl AgentRuntime {
         .fetch_all(tx.conn())
         .await?;
         conversations::delete(&mut tx, id).await?;
+        for run in newest.iter().filter(|run| !run.status.is_terminal()) {
+            holds::release(&mut tx, run.id.uuid()).await?;
+        }
         Ok(tx.commit().await?)
     }
 }

@@ -205,7 +205,7 @@ pub async fn release(tx: &mut TenantTx, owner: Uuid) -> Result<(), BudgetError> 
     settle(tx, owner, Spend::default()).await.map(drop)
 }
 
-/// `owner` goes on holding so much until `until`, or less if it holds less: it has used that, and settles later.
+/// `owner` goes on holding so much until `until` at least, or less if it holds less: it has used that, and settles later.
 pub async fn keep(tx: &mut TenantTx, owner: Uuid, used: Spend, until: Timestamp) -> Result<(), BudgetError> {
     sqlx::query!(
         "WITH mine AS MATERIALIZED (
@@ -213,7 +213,7 @@ pub async fn keep(tx: &mut TenantTx, owner: Uuid, used: Spend, until: Timestamp)
                     least(amount, CASE WHEN budget_id = $3 THEN $4::numeric ELSE $5 END) AS kept
              FROM hold WHERE tenant_id = $1 AND owner_id = $2 FOR UPDATE
          ), changed AS (
-             UPDATE hold h SET amount = m.kept, until = $6 FROM mine m
+             UPDATE hold h SET amount = m.kept, until = greatest(h.until, $6) FROM mine m
              WHERE h.tenant_id = $1 AND h.owner_id = $2 AND h.budget_id = m.budget_id AND h.subject = m.subject
                AND h.starts_at = m.starts_at
          ), locked AS (
@@ -238,10 +238,10 @@ pub async fn keep(tx: &mut TenantTx, owner: Uuid, used: Spend, until: Timestamp)
     Ok(())
 }
 
-/// The holds of `owner` count until `until`, as the lease that they go with.
+/// The holds of `owner` count until `until` at least: as long as its lease, or as it owes what it has used.
 pub async fn renew(tx: &mut TenantTx, owner: Uuid, until: Timestamp) -> Result<(), BudgetError> {
     sqlx::query!(
-        "UPDATE hold SET until = $3 WHERE tenant_id = $1 AND owner_id = $2",
+        "UPDATE hold SET until = greatest(until, $3) WHERE tenant_id = $1 AND owner_id = $2",
         tx.tenant().uuid(),
         owner,
         until.offset(),

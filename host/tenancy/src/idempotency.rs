@@ -136,7 +136,7 @@ impl From<sqlx::Error> for IdempotencyError {
 impl Request {
     /// What is sealed with an answer, so that it opens for no other request.
     fn seal_context(&self) -> String {
-        format!("idempotency/{}/{}", self.holder, hex(&self.key))
+        format!("idempotency/{}/{}", self.holder, hex::encode(self.key))
     }
 
     /// Two requests that meet by chance would only wait for each other.
@@ -320,8 +320,4 @@ fn text(plain: &[u8]) -> Result<String, sqlx::Error> {
 
 fn first_bytes(digest: &[u8]) -> i64 {
     digest.first_chunk().map_or(0, |bytes| i64::from_be_bytes(*bytes))
-}
-
-fn hex(bytes: &[u8]) -> String {
-    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }

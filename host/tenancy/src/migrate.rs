@@ -48,7 +48,7 @@ pub async fn migrate(owner_url: &str) -> Result<Migrated, ConnectError> {
 pub fn fingerprint() -> String {
     let mut hasher = Sha256::new();
     MIGRATIONS.iter().for_each(|migration| hasher.update(&migration.checksum));
-    hasher.finalize()[..8].iter().map(|byte| format!("{byte:02x}")).collect()
+    hex::encode(&hasher.finalize()[..8])
 }
 
 /// How many migrations are missing.

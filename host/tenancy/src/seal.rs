@@ -40,7 +40,7 @@ impl Kek {
 
     /// 16 hex digits by which rows name it. They say nothing of the key.
     pub fn id(&self) -> String {
-        hmac(&self.0[..], b"id")[..8].iter().map(|byte| format!("{byte:02x}")).collect()
+        hex::encode(&hmac(&self.0[..], b"id")[..8])
     }
 }
 

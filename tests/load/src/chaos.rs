@@ -26,7 +26,7 @@ use crate::{
     },
     effects::Effects,
     fleet::{Fleet, Setup, stop},
-    server::{Tenant, components},
+    server::{Tenant, component},
     upstream::{Manner, Upstream},
 };
 
@@ -180,11 +180,9 @@ struct Has {
 
 /// Tools, agents and a budget that is never reached, so that money is held for every step.
 async fn prepare(place: &Place, tenant: &Tenant, effects: &Effects) -> Result<Has> {
-    let components = components(place)?;
     // Called without an agent, `calc` would need the approval that `guarded` asks for.
     for (tool, file) in [("calc", "calc"), ("sums", "calc"), ("effects", "http_client"), ("notes", "notes")] {
-        let found = components.iter().find(|(name, _)| name == file);
-        tenant.upload(tool, found.with_context(|| format!("{file}.wasm"))?.1.clone()).await?.made()?;
+        tenant.upload(tool, component(place, file)?).await?.made()?;
     }
     let sends = |grant: Value| json!({"tool": "effects", "version": "latest", "grants": {"http": [grant]}});
     let calc = json!({"tool": "calc", "version": "latest"});

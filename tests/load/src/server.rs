@@ -178,6 +178,12 @@ impl Answer {
     }
 }
 
+/// A component in the folder.
+pub(crate) fn component(place: &Place, name: &str) -> Result<Vec<u8>> {
+    let path = place.guests.join(format!("{name}.wasm"));
+    fs::read(&path).with_context(|| format!("{name}.wasm; `cargo xtask guests` makes it"))
+}
+
 /// Components in the folder, by name.
 pub(crate) fn components(place: &Place) -> Result<Vec<(String, Vec<u8>)>> {
     let mut found = Vec::new();

@@ -16,7 +16,7 @@ use crate::{
     Place,
     figures::Chance,
     process::{Watch, held},
-    server::{Server, Tenant, components},
+    server::{Server, Tenant, component, components},
 };
 
 const CALLS: usize = 10_000;
@@ -97,8 +97,7 @@ pub(crate) async fn run(place: &Place, percent: usize) -> Result<()> {
     let panics = log.lines().filter(|line| line.contains("panicked")).count();
     // The host still works.
     let clean = server.tenant("clean").await?;
-    let calc = components(place)?.into_iter().find(|(name, _)| name == "calc").context("calc.wasm")?.1;
-    clean.upload("calc", calc).await?.made()?;
+    clean.upload("calc", component(place, "calc")?).await?.made()?;
     let answer =
         clean.call("calc", json!({"function": "evaluate", "arguments": {"expression": "6 * 7"}})).await?.made()?;
     ensure!(answer["outcome"]["status"] == "ok", "after all this: {answer}");

@@ -19,7 +19,7 @@ use crate::{
     fleet::{Fleet, Setup, stop},
     machine,
     process::{cpu, cpu_with_children},
-    server::{Tenant, components},
+    server::{Tenant, component},
     upstream::{Manner, Upstream},
 };
 
@@ -72,8 +72,7 @@ pub(crate) async fn run(place: &Place, percent: usize) -> Result<()> {
         superuser_url: fleet.superuser_url().to_owned(),
     };
     let tenant = fleet.tenant("turns").await?;
-    let calc = components(place)?.into_iter().find(|(name, _)| name == "calc").context("calc.wasm")?.1;
-    tenant.upload("calc", calc).await?.made()?;
+    tenant.upload("calc", component(place, "calc")?).await?.made()?;
     let tools = json!([{"tool": "calc", "version": "latest"}]);
     let agent = json!({"name": "clerk", "system_prompt": "", "model": "openai/gpt-4o-mini", "tools": tools});
     tenant.post("/v1/agents", agent).await?.made()?;

@@ -123,9 +123,8 @@ pub(crate) async fn wait(
         data["conversation_id"] = json!(turn.run.conversation_id);
         webhooks::notify(&mut tx, EventKind::ApprovalRequested, Some(turn.run.id), data, ids, now).await?;
     }
-    if turn.purse.is_bounded {
+    if let Some(until) = turn.purse.owed_until() {
         // Its step is settled when somebody has decided, or time has.
-        let until = wake_at.plus(driver.runtime.0.parts.settings.lease);
         holds::keep(&mut tx, turn.run.id.uuid(), used, until).await?;
     }
     fault::point("approval.committing");

@@ -19,7 +19,7 @@ fn amount(text: &str) -> Amount {
     Amount::rounded(text.parse().unwrap())
 }
 
-async fn budget(tenant: &Tenant, scope: &str, amount: &str) -> BudgetId {
+pub(crate) async fn budget(tenant: &Tenant, scope: &str, amount: &str) -> BudgetId {
     let spec = json!({"scope": scope, "subject": "*", "window": "total", "amount": amount, "alert_at": 0.5});
     let spec: BudgetSpec = serde_json::from_value(spec).unwrap();
     let mut tx = tenant.begin().await.unwrap();
@@ -28,7 +28,7 @@ async fn budget(tenant: &Tenant, scope: &str, amount: &str) -> BudgetId {
     id
 }
 
-async fn shown(tenant: &Tenant, id: BudgetId) -> Budget {
+pub(crate) async fn shown(tenant: &Tenant, id: BudgetId) -> Budget {
     budgets::get(&mut tenant.begin().await.unwrap(), id, None, SystemClock.now()).await.unwrap()
 }
 

@@ -118,6 +118,25 @@ async fn alone() -> Turn {
 }
 
 #[tokio::test]
+async fn what_a_kept_reply_has_used_stays_held_until_its_run_has_ended() {
+    // With an intent the reply is kept, and will be billed; without one it is void, and so is what was held for it.
+    for (requests, is_owed) in [(&[true][..], true), (&[][..], false)] {
+        let first = Hangs::sending(requests);
+        let house = House::with(first.clone(), dying()).await;
+        let ada = house.tenant("ada").await;
+        let budget = crate::budgets::budget(&ada, "tenant", "1").await;
+        let run = house.start(&ada, "/desk__run {\"n\": 1}").await.run;
+        first.began.notified().await;
+        let abandoned = Abandoned { house, ada, run, first };
+        let held = crate::budgets::shown(&abandoned.ada, budget).await.held.amount;
+        assert_eq!(held > Amount::ZERO, is_owed, "the lease is over: {held:?} is held");
+        let (_, turn) = abandoned.resumed(FakeExecutor::echo()).await;
+        let after = crate::budgets::shown(&abandoned.ada, budget).await;
+        assert_eq!((after.held.amount, after.spent.amount), (Amount::ZERO, turn.run.cost.amount));
+    }
+}
+
+#[tokio::test]
 async fn a_run_goes_on_in_another_process_and_is_charged_once() {
     let abandoned = abandoned(Hangs::default()).await;
     let echo = FakeExecutor::echo();

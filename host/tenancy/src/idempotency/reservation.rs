@@ -45,6 +45,13 @@ impl Reservation {
 
     async fn renew(&self, tenant: &Tenant, until: Timestamp) -> Result<(), IdempotencyError> {
         let mut tx = tenant.begin().await?;
+        let is_ours = self.lasts(&mut tx, until).await?;
+        tx.commit().await?;
+        if is_ours { Ok(()) } else { Err(IdempotencyError::Lost) }
+    }
+
+    /// Whether the request is still this one's, which then lasts until `until`.
+    async fn lasts(&self, tx: &mut TenantTx, until: Timestamp) -> Result<bool, DbError> {
         let renewed = sqlx::query!(
             r#"
             UPDATE idempotency SET running_until = $5
@@ -58,8 +65,7 @@ impl Reservation {
         )
         .execute(tx.conn())
         .await?;
-        tx.commit().await?;
-        if renewed.rows_affected() == 1 { Ok(()) } else { Err(IdempotencyError::Lost) }
+        Ok(renewed.rows_affected() == 1)
     }
 
     /// Keeps the answer.
@@ -124,19 +130,6 @@ impl Reservation {
 
     /// Something may have been done: whoever asks again finds out, and need not wait for the lease.
     pub async fn give_up(&self, tx: &mut TenantTx, now: Timestamp) -> Result<(), DbError> {
-        sqlx::query!(
-            r#"
-            UPDATE idempotency SET running_until = $5
-            WHERE tenant_id = $1 AND holder = $2 AND key = $3 AND running_by = $4
-            "#,
-            tx.tenant().uuid(),
-            self.request.holder,
-            &self.request.key[..],
-            self.by,
-            now.offset(),
-        )
-        .execute(tx.conn())
-        .await?;
-        Ok(())
+        self.lasts(tx, now).await.map(drop)
     }
 }

@@ -12,6 +12,7 @@ use std::{
     time::{Duration, Instant},
 };
 
+use agent_runtime::fault::POINTS;
 use anyhow::{Result, ensure};
 use sqlx::{Connection, PgConnection};
 use tokio::process::Child;
@@ -26,25 +27,6 @@ use crate::{
     fleet::{Fleet, kill},
 };
 
-/// Where a host of a test build ends itself: `agent-runtime/fault.rs` has the same names.
-pub(crate) const POINTS: [&str; 16] = [
-    "start.committing",
-    "start.committed",
-    "run.claimed",
-    "approval.committing",
-    "approval.committed",
-    "decision.committed",
-    "intent.committing",
-    "intent.committed",
-    "call.returned",
-    "step.committing",
-    "step.committed",
-    "end.committing",
-    "end.committed",
-    "direct.reserved",
-    "direct.committing",
-    "direct.committed",
-];
 /// All points, inside and outside.
 pub(crate) const PLACES: usize = POINTS.len() + At::ALL.len();
 /// A point that was not reached by then is not waited for.
