@@ -129,7 +129,7 @@ impl FromStr for AgentRef {
 }
 
 impl AgentRef {
-    fn parts(&self) -> (Option<Uuid>, Option<&str>) {
+    pub(crate) fn parts(&self) -> (Option<Uuid>, Option<&str>) {
         match self {
             AgentRef::Id(id) => (Some(id.uuid()), None),
             AgentRef::Name(name) => (None, Some(name.as_str())),
@@ -153,16 +153,23 @@ pub(crate) async fn shown(tx: &mut TenantTx, rows: Vec<Row>) -> Result<Vec<Agent
     let mut tools = bindings::of_revisions(tx, &keys).await?;
     rows.into_iter()
         .map(|row| {
-            Ok(Agent {
-                id: row.agent_id.into(),
-                revision: u32::try_from(row.revision).map_err(crate::unreadable)?,
-                archived: row.archived,
-                created_at: row.created_at.into(),
-                updated_at: row.updated_at.into(),
-                spec: row.body.0.with_tools(tools.remove(&(row.agent_id, row.revision)).unwrap_or_default()),
-            })
+            let tools = tools.remove(&(row.agent_id, row.revision)).unwrap_or_default();
+            row.with_tools(tools)
         })
         .collect()
+}
+
+impl Row {
+    pub(crate) fn with_tools(self, tools: Vec<Binding>) -> Result<Agent, AgentError> {
+        Ok(Agent {
+            id: self.agent_id.into(),
+            revision: u32::try_from(self.revision).map_err(crate::unreadable)?,
+            archived: self.archived,
+            created_at: self.created_at.into(),
+            updated_at: self.updated_at.into(),
+            spec: self.body.0.with_tools(tools),
+        })
+    }
 }
 
 /// Creates an agent at revision 1. `right` is what the caller may do with secrets that the bindings name.

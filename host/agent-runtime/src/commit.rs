@@ -4,7 +4,7 @@
 use std::{collections::HashMap, sync::Arc};
 
 use billing_meter::{
-    Spend,
+    Spend, holds,
     prices::PriceBook,
     usage::{self, Cause, NewEvent as NewUsage, Used},
 };
@@ -34,7 +34,6 @@ use crate::{
 pub(crate) struct Writer<'w> {
     pub(crate) run: RunId,
     pub(crate) lease: Lease,
-    pub(crate) leased_until: Timestamp,
     pub(crate) agent: AgentId,
     pub(crate) conversation: ConversationId,
     pub(crate) api_key: Option<ApiKeyId>,
@@ -148,7 +147,8 @@ pub(crate) fn call_usage(id: CallId, receipt: &tool_api::Receipt, cause: &Cause)
         .collect()
 }
 
-/// Writes a step, the run's end, or both. `RunError::Fenced` when the run is another process's now: nothing is written.
+/// Writes a step, the run's end, or both. `RunError::Fenced` when the run is another process's now, or when others have
+/// taken what was held for the step while this process was stopped: nothing is written.
 pub(crate) async fn commit(
     tx: &mut TenantTx,
     writer: &Writer<'_>,
@@ -170,6 +170,11 @@ pub(crate) async fn commit(
     }
     events::append(tx, writer.run, told).await?;
     if writer.is_bounded {
+        // What a kept reply has used is held for longer than any lease, and is billed in any case.
+        let can_be_redone = step.is_some_and(|(step, _)| !step.sends.is_kept());
+        if can_be_redone && holds::lapsed(tx, writer.run.uuid()).await? {
+            return Err(RunError::Fenced);
+        }
         let spent = step.map(|(step, bill)| step.spent(bill.cost)).unwrap_or_default();
         spending::settle(tx, writer.run.uuid(), Some(writer.run), spent, writer.ids, writer.now).await?;
     }
@@ -188,10 +193,10 @@ async fn fence(
         r#"
         UPDATE run SET
             steps = steps + $4, input_tokens = input_tokens + $5, cached_input_tokens = cached_input_tokens + $6,
-            output_tokens = output_tokens + $7, fuel = fuel + $8, cost = cost + $9, leased_until = $10,
-            pending = NULL, status = coalesce($11, status), stop_reason = $12, error_code = $13, error_detail = $14,
-            ended_at = CASE WHEN $11::text IS NULL THEN NULL ELSE $15::timestamptz END, output = $17
-        WHERE tenant_id = $1 AND run_id = $2 AND leased_by = $3 AND fence = $16 AND status = 'running'
+            output_tokens = output_tokens + $7, fuel = fuel + $8, cost = cost + $9,
+            pending = NULL, status = coalesce($10, status), stop_reason = $11, error_code = $12, error_detail = $13,
+            ended_at = CASE WHEN $10::text IS NULL THEN NULL ELSE $14::timestamptz END, output = $16
+        WHERE tenant_id = $1 AND run_id = $2 AND leased_by = $3 AND fence = $15 AND status = 'running'
         "#,
         tx.tenant().uuid(),
         writer.run.uuid(),
@@ -202,7 +207,6 @@ async fn fence(
         usage.output_tokens.cast_signed(),
         step.map_or(0, |(step, _)| step.fuel()).cast_signed(),
         step.map_or(Amount::ZERO, |(_, bill)| bill.cost).decimal(),
-        writer.leased_until.offset(),
         end.map(|end| end.status.as_str()),
         end.map(|end| end.reason.as_str()),
         end.and_then(|end| end.error.as_ref()).map(|error| error.code.as_str()),

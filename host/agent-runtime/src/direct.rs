@@ -8,7 +8,7 @@ use agent_config::{
     tools::{self, ToolError, VersionRef},
 };
 use billing_meter::{
-    Spend, holds, prices,
+    Spend, Standing, prices,
     usage::{self, Cause},
 };
 use domain::{
@@ -306,7 +306,8 @@ impl AgentRuntime {
             return Err(DirectCallError::NeedsApproval { function: call.function.clone(), agent });
         }
         let plan = tenants::get(&mut tx).await?.plan;
-        let is_bounded = holds::any(&mut tx, None).await.map_err(Unpaid::from)?;
+        // The call is held for and billed by this one, whatever is published meanwhile.
+        let Standing { book, has_budgets: is_bounded } = prices::standing(&mut tx).await.map_err(RunError::from)?;
         drop(tx);
         let mut limits = call.limits.resolve(plan.tool_limits)?;
         call.grants.check()?;
@@ -315,7 +316,7 @@ impl AgentRuntime {
         let secrets = self.open_secrets(tenant, &call.grants.secret_names()).await?;
         if is_bounded {
             let (tx, user) = (tenant.begin().await?, call.external_user_id.as_deref());
-            limits = spending::hold_for_call(tx, id.uuid(), user, limits, parts.clock.now()).await?;
+            limits = spending::hold_for_call(tx, id.uuid(), user, limits, &book, parts.clock.now()).await?;
             *holds = true;
         }
         let mut tool_call = ToolCall {
@@ -361,7 +362,6 @@ impl AgentRuntime {
             }
         };
 
-        let book = prices::current(&mut tx).await.map_err(RunError::from)?;
         let cause = Cause {
             call_id: Some(id),
             api_key_id: call.api_key,

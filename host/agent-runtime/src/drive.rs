@@ -9,7 +9,7 @@ use futures::{FutureExt, StreamExt, stream};
 use model_providers::{Message, tokens};
 use serde_json::{Value, json};
 use tenancy::{TakenRun, Tenant};
-use tokio::time::Instant;
+use tokio::{sync::watch, time::Instant};
 
 use crate::{
     AgentRuntime, Lease, Live, approvals,
@@ -19,7 +19,7 @@ use crate::{
     finish::{completed, finish, writer},
     host::TenantHost,
     intents::{self, AfterCut, Intents, Sending, StepSends},
-    load::{Loaded, input_tokens, load},
+    load::{Loaded, Read, input_tokens, load},
     model::{Reply, ask},
     output,
     pending::Pending,
@@ -46,10 +46,17 @@ pub(crate) struct Driver<'d> {
     pub(crate) teller: Arc<Teller>,
     /// What the calls of the step have begun to send, in this process and in those before it.
     pub(crate) intents: Arc<Intents>,
+    durable: watch::Receiver<bool>,
     deadline: Instant,
 }
 
 impl Driver<'_> {
+    /// Waits for the commit that accepts the run: before it nothing is told, held, written or charged. The model is asked
+    /// meanwhile.
+    pub(crate) async fn durable(&self) {
+        durable(self.durable.clone()).await;
+    }
+
     /// How long a call that begins now may take.
     pub(crate) fn left(&self) -> Duration {
         self.deadline.saturating_duration_since(Instant::now()).saturating_sub(CALL_BEFORE_DEADLINE)
@@ -73,8 +80,9 @@ impl Driver<'_> {
 
 /// How a process comes to a run.
 pub(crate) enum Beginning {
-    /// It was accepted here. The data of its first event.
-    Accepted(Value),
+    /// It is accepted here: the data of its first event, and what is read of it. `durable` becomes true with the commit
+    /// that accepts it; where that fails, nothing of the run has been.
+    Accepted { started: Value, read: Box<Read>, durable: watch::Receiver<bool> },
     /// It was queued.
     Queued,
     /// Another process drove it and went silent.
@@ -110,25 +118,50 @@ impl AgentRuntime {
         let live =
             Live { tenant: tenant.clone(), feed: Arc::new(Feed::new(outlet)), cancel: Default::default(), lease };
         self.live().insert(run, live.clone());
+        let accepted = match &beginning {
+            Beginning::Accepted { durable, .. } => durable.clone(),
+            _ => watch::channel(true).1,
+        };
         let leaving = Leaving { runtime: self.clone(), run, feed: live.feed.clone(), _place: place };
         self.0.tracker.spawn(async move {
             let runtime = &leaving.runtime;
             let driven = tokio::select! {
-                driven = drive(runtime, &tenant, run, beginning, &live) => driven,
+                driven = drive(runtime, &tenant, run, beginning, accepted.clone(), &live) => driven,
+                () = void(accepted.clone()) => return,
                 lost = runtime.keep_lease(&tenant, run, &live) => lost,
             };
             let Err(error) = driven else { return };
             tracing::error!(tenant.id = %tenant.id(), run.id = %run, error = %error, cause = ?error, "a run was left");
-            // Where the database is away, or the run is another's, its lease expires and the run goes on.
-            if !matches!(error, RunError::Fenced) && error.kind() != Kind::Unavailable {
-                let words =
-                    "the platform failed to finish the run; every finished step is kept: send the message again";
-                let end = End::failed(StopReason::Error, "run.internal_error", words);
-                if let Err(error) = runtime.end_unled(&tenant, run, &live.lease, &end).await {
-                    tracing::error!(run.id = %run, error = %error, "a run could not be ended");
+            let left = match error {
+                // Where it is not another's, only its step was lost: whoever looks next goes on with it.
+                RunError::Fenced => runtime.give_back(run, &live).await,
+                // The database is away: the lease expires, and the run goes on.
+                error if error.kind() == Kind::Unavailable => Ok(()),
+                _ => {
+                    let words =
+                        "the platform failed to finish the run; every finished step is kept: send the message again";
+                    let end = End::failed(StopReason::Error, "run.internal_error", words);
+                    runtime.end_unled(&tenant, run, &live.lease, &end).await
                 }
+            };
+            if let Err(error) = left {
+                tracing::error!(run.id = %run, error = %error, "a run was neither ended nor given back; its lease runs out");
             }
         });
+    }
+}
+
+/// Waits until it is true. Where it never will be, whoever waits is dropped.
+async fn durable(mut durable: watch::Receiver<bool>) {
+    if durable.wait_for(|durable| *durable).await.is_err() {
+        std::future::pending().await
+    }
+}
+
+/// Waits until it can become true no more.
+async fn void(mut durable: watch::Receiver<bool>) {
+    if durable.wait_for(|durable| *durable).await.is_ok() {
+        std::future::pending().await
     }
 }
 
@@ -138,6 +171,7 @@ async fn drive(
     tenant: &Tenant,
     run: RunId,
     beginning: Beginning,
+    durable: watch::Receiver<bool>,
     live: &Live,
 ) -> Result<(), RunError> {
     tokens::load().await;
@@ -151,6 +185,7 @@ async fn drive(
         lease: live.lease.clone(),
         teller: begin.teller(&live.feed),
         intents: turn.intents.clone(),
+        durable,
         deadline: Instant::now() + left,
     };
     // A timer that is over already rings a little later.
@@ -249,6 +284,7 @@ async fn drive(
         if ended {
             return Ok(());
         }
+        turn.pending = None;
         turn.purse.spent = turn.purse.spent + cost;
         turn.messages.push(Message { role: Role::Assistant, parts: commit::said_by_model(&done) });
         if !done.calls.is_empty() {
@@ -265,7 +301,7 @@ struct Asked {
     pending: Arc<Pending>,
 }
 
-/// The reply that another process left behind, else the model's.
+/// The reply that another process left behind, else the model's. It stays in `turn` until its step is committed.
 async fn replied(
     driver: &Driver<'_>,
     turn: &mut Loaded,
@@ -273,7 +309,7 @@ async fn replied(
     halt: &mut (impl Future<Output = End> + Unpin),
 ) -> Result<Asked, End> {
     let parts = &driver.runtime.0.parts;
-    if let Some(pending) = turn.pending.take_if(|pending| pending.step == number) {
+    if let Some(pending) = turn.pending.clone().filter(|pending| pending.step == number) {
         if !pending.is_told {
             pending.tell(&driver.teller);
         }

@@ -10,6 +10,7 @@ use tokio::sync::watch;
 use crate::{
     events::{EventCursor, RunEvent},
     relay::Outlet,
+    runs::Turn,
 };
 
 /// The log of one run since this process began to drive it, in memory. Its size is bounded by what a run's model and
@@ -31,6 +32,8 @@ struct Log {
     end: EventCursor,
     /// Of all data and text.
     bytes: u64,
+    /// The run as it has ended, once it has ended here.
+    ended: Option<Turn>,
     closed: bool,
 }
 
@@ -139,11 +142,25 @@ impl Feed {
         }
     }
 
-    /// Waits until the run is no longer driven here.
-    pub(crate) async fn closed(&self) {
+    /// The run has ended, and that is stored.
+    pub(crate) fn ended(&self, turn: Turn) {
+        self.change(|log| log.ended = Some(turn));
+    }
+
+    /// Waits until the run is no longer driven here: the run, if that is because it has ended.
+    pub(crate) async fn closed(&self) -> Option<Turn> {
         let mut told = self.told.subscribe();
-        let is_closed = || self.log.lock().unwrap_or_else(PoisonError::into_inner).closed;
-        while !is_closed() && told.changed().await.is_ok() {}
+        let over = || {
+            let log = self.log.lock().unwrap_or_else(PoisonError::into_inner);
+            (log.closed || log.ended.is_some()).then(|| log.ended.clone())
+        };
+        loop {
+            match over() {
+                Some(ended) => return ended,
+                None if told.changed().await.is_err() => return None,
+                None => {}
+            }
+        }
     }
 }
 

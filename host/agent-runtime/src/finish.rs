@@ -27,6 +27,8 @@ const COMMIT_PAUSE: Duration = Duration::from_secs(1);
 
 enum Written {
     Committed(Vec<Truth>, Amount),
+    /// An earlier try has not committed.
+    Nothing,
     /// Nothing is written: these calls run again first.
     Conflict {
         rerun: Vec<usize>,
@@ -43,13 +45,19 @@ pub(crate) async fn finish(
     mut end: Option<End>,
     halt: &mut (impl Future<Output = End> + Unpin),
 ) -> Result<(Amount, bool), RunError> {
-    let mut tries = 1;
+    driver.durable().await;
+    let (mut tries, mut looks) = (1, false);
     loop {
-        match write(driver, turn, step.as_deref_mut(), end.as_ref()).await {
+        let written = match looks {
+            true => landed(driver, turn, step.as_deref(), end.as_ref()).await,
+            false => write(driver, turn, step.as_deref_mut(), end.as_ref()).await,
+        };
+        match written {
             Ok(Written::Committed(truths, cost)) => {
                 driver.teller.stored(truths);
                 return Ok((cost, end.is_some()));
             }
+            Ok(Written::Nothing) => looks = false,
             Ok(Written::Conflict { rerun, tried }) => {
                 if let Some(step) = step.as_deref_mut() {
                     end = run_again(driver, turn, step, &rerun, &tried, halt).await;
@@ -61,32 +69,27 @@ pub(crate) async fn finish(
                 tokio::time::sleep(COMMIT_PAUSE).await;
                 // The answer may have been lost after the commit. Then it is not written again, and no call runs again
                 // because of what it wrote itself.
-                match landed(driver, turn, step.as_deref(), end.as_ref()).await {
-                    Ok(Some((truths, cost))) => {
-                        driver.teller.stored(truths);
-                        return Ok((cost, end.is_some()));
-                    }
-                    Ok(None) => {}
-                    Err(error) if error.kind() == Kind::Unavailable => {}
-                    Err(error) => return Err(error),
-                }
+                looks = true;
             }
             Err(error) => return Err(error),
         }
     }
 }
 
-/// What an earlier try has committed, if it did.
+/// What an earlier try has committed, if it did. A commit that is still under way holds the row: it is waited for.
 async fn landed(
     driver: &Driver<'_>,
     turn: &Loaded,
     step: Option<&StepDone>,
     end: Option<&End>,
-) -> Result<Option<(Vec<Truth>, Amount)>, RunError> {
+) -> Result<Written, RunError> {
     let writer = writer(driver, turn);
     let mut tx = driver.tenant.begin().await?;
     let row = sqlx::query!(
-        "SELECT steps, status FROM run WHERE tenant_id = $1 AND run_id = $2 AND leased_by = $3 AND fence = $4",
+        r#"
+        SELECT steps, status FROM run WHERE tenant_id = $1 AND run_id = $2 AND leased_by = $3 AND fence = $4
+        FOR UPDATE
+        "#,
         tx.tenant().uuid(),
         writer.run.uuid(),
         writer.lease.worker,
@@ -98,15 +101,14 @@ async fn landed(
     let is_there = step.is_none_or(|step| row.steps.cast_unsigned() >= step.number)
         && end.is_none_or(|end| row.status == end.status.as_str());
     if !is_there {
-        return Ok(None);
+        return Ok(Written::Nothing);
     }
     let step = step.map(|step| (step, commit::bill(&writer, step)));
     let mut truths: Vec<Truth> = step.iter().flat_map(|(step, bill)| told_of(turn, step, bill)).collect();
     if let Some(end) = end {
-        let told = json!(runs::turn(&mut tx, turn.run.id).await?);
-        truths.push(Truth { told, ..Truth::new(end.status.event(), json!({})) });
+        truths.push(Truth::end(end.status.event(), runs::turn(&mut tx, turn.run.id).await?));
     }
-    Ok(Some((truths, step.map_or(Amount::ZERO, |(_, bill)| bill.cost))))
+    Ok(Written::Committed(truths, step.map_or(Amount::ZERO, |(_, bill)| bill.cost)))
 }
 
 /// One transaction.
@@ -141,9 +143,10 @@ async fn write(
     commit::commit(&mut tx, &writer, step.as_ref().map(|(step, bill)| (*step, bill)), end, &told).await?;
     if let Some(end) = end {
         // Read in the same transaction: the last event is told with the body that the run now has.
-        let body = json!(runs::turn(&mut tx, turn.run.id).await?);
-        webhooks::run_ended(&mut tx, turn.run.id, end.status, Some(&body), writer.ids, writer.now).await?;
-        truths.iter_mut().rev().take(1).for_each(|last| last.told = body.clone());
+        let ended = Truth::end(end.status.event(), runs::turn(&mut tx, turn.run.id).await?);
+        webhooks::run_ended(&mut tx, turn.run.id, end.status, Some(&ended.told), writer.ids, writer.now).await?;
+        truths.pop();
+        truths.push(ended);
     }
     fault::point(if end.is_some() { "end.committing" } else { "step.committing" });
     tx.commit().await?;
@@ -244,7 +247,6 @@ pub(crate) fn writer<'w>(driver: &Driver<'w>, turn: &'w Loaded) -> Writer<'w> {
     Writer {
         run: turn.run.id,
         lease: driver.lease.clone(),
-        leased_until: now.plus(parts.settings.lease),
         agent: turn.agent.id,
         conversation: turn.run.conversation_id,
         api_key: turn.run.private.api_key,

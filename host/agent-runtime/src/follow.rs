@@ -77,22 +77,23 @@ impl AgentRuntime {
         let ended = async {
             let mut poll = POLL_FIRST;
             loop {
-                if let Some(live) = self.live_run(run) {
-                    live.feed.closed().await;
+                if let Some(live) = self.live_run(run)
+                    && let Some(turn) = live.feed.closed().await
+                {
+                    return Ok::<Turn, RunError>(turn);
                 }
-                let mut tx = tenant.begin().await?;
-                if is_it(runs::get(&mut tx, run).await?.ok_or(RunError::NotFound)?.status) {
-                    return Ok::<(), RunError>(());
+                let turn = self.turn(tenant, run).await?;
+                if is_it(turn.run.status) {
+                    return Ok(turn);
                 }
-                drop(tx);
                 tokio::time::sleep(poll).await;
                 poll = (poll * 2).min(POLL_LAST);
             }
         };
-        if let Ok(ended) = tokio::time::timeout(limit, ended).await {
-            ended?;
+        match tokio::time::timeout(limit, ended).await {
+            Ok(turn) => turn,
+            Err(_) => self.turn(tenant, run).await,
         }
-        self.turn(tenant, run).await
     }
 }
 

@@ -93,14 +93,20 @@ pub(crate) struct StepSends {
     pending: Arc<Pending>,
     is_stored: AtomicBool,
     intents: Arc<Intents>,
-    /// Until when the step's hold counts, once its reply is stored.
+    /// Until when the step's hold counts, once its reply is stored. `None`: nothing is held.
     owed_until: Option<Timestamp>,
 }
 
 impl StepSends {
     pub(crate) fn new(turn: &Loaded, lease: Lease, pending: Arc<Pending>) -> StepSends {
         let (intents, owed_until) = (turn.intents.clone(), turn.purse.owed_until());
-        StepSends { run: turn.run.id, lease, pending, is_stored: AtomicBool::new(false), intents, owed_until }
+        let is_stored = AtomicBool::new(turn.pending.is_some());
+        StepSends { run: turn.run.id, lease, pending, is_stored, intents, owed_until }
+    }
+
+    /// Whether the reply is stored: then the step is not done again, whoever goes on with it.
+    pub(crate) fn is_kept(&self) -> bool {
+        self.is_stored.load(Ordering::Acquire)
     }
 }
 
@@ -116,7 +122,8 @@ pub(crate) struct Sending {
 }
 
 impl Sending {
-    /// One transaction. When the run is another process's by now, nothing may leave from here.
+    /// One transaction. When the run is another process's by now, or what was held for the step has lapsed, nothing may
+    /// leave from here.
     pub(crate) async fn note(&self, tenant: &Tenant, intent: Intent) -> Result<(), HostError> {
         let sent = Sent {
             attempt: self.attempt,
@@ -143,7 +150,7 @@ impl Sending {
             return Ok(tx.commit().await?);
         };
         // The reply may have megabytes: it is sent once.
-        let pending = (!step.is_stored.load(Ordering::Acquire)).then(|| step.pending.stored()).transpose()?;
+        let pending = (!step.is_kept()).then(|| step.pending.stored()).transpose()?;
         let written = sqlx::query!(
             r#"
             WITH held AS (
@@ -172,6 +179,9 @@ impl Sending {
             return Err(RunError::Fenced);
         }
         if let (Some(_), Some(until)) = (pending, step.owed_until) {
+            if holds::lapsed(&mut tx, step.run.uuid()).await? {
+                return Err(RunError::Fenced);
+            }
             holds::renew(&mut tx, step.run.uuid(), until).await?;
         }
         // Known before it is committed: when the answer of the commit is lost, the request may not leave, and a call that

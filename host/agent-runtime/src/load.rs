@@ -4,17 +4,15 @@ use std::{collections::HashMap, sync::Arc};
 
 use agent_config::{
     agents::{Agent, ModelChoice, Strategy},
+    bindings::BoundFunction,
     provider_keys::{self, OpenedKey, ProviderKind},
     revisions,
 };
 use async_trait::async_trait;
-use billing_meter::{
-    holds,
-    prices::{self, PriceBook},
-};
-use conversation_store::messages;
+use billing_meter::{PriceBook, Standing, prices};
+use conversation_store::{Message as Stored, MessageError, NewMessage, messages};
 use domain::{
-    CallId, RunId,
+    CallId, RunId, SecretString, Timestamp,
     message::{Part, Role},
 };
 use model_providers::{
@@ -32,16 +30,20 @@ use crate::{
     drive::Beginning,
     events,
     feed::Feed,
-    intents::{self, Intents},
+    intents::{self, Intents, Sent},
     line, output,
     pending::{self, Pending},
     request_key,
     runs::{self, End, Run, RunError, StopReason},
-    spending::Purse,
+    spending::{self, Purse},
     summary::{self, Summary},
     teller::Teller,
     trace::Tracer,
 };
+
+/// Bytes of prompt and schemas whose tokens are counted where the run is driven: less than a millisecond of work, where
+/// another thread would first have to be woken.
+const COUNTED_HERE_BYTES_MAX: usize = 16 * 1024;
 
 /// Everything a run needs, read once.
 pub(crate) struct Loaded {
@@ -108,7 +110,41 @@ impl Begin {
     }
 }
 
-/// One transaction. Of a run that begins here it only reads; that a run goes on here is stored before anything is told.
+/// What a run is driven from, and whoever accepts a turn has looked at already.
+pub(crate) struct Basis {
+    pub(crate) run: Run,
+    pub(crate) agent: Agent,
+    pub(crate) plan: Plan,
+    pub(crate) standing: Standing,
+    /// The request's own.
+    pub(crate) provider_key: Option<SecretString>,
+    pub(crate) is_new_conversation: bool,
+}
+
+/// All that is read of a run before it is driven.
+pub(crate) struct Read {
+    run: Run,
+    agent: Agent,
+    plan: Plan,
+    standing: Standing,
+    functions: Vec<BoundFunction>,
+    summary: Option<Summary>,
+    summaries: u32,
+    /// The messages behind the summary, newest last.
+    window: Vec<Stored>,
+    tracer: Tracer,
+    candidates: Result<Vec<Candidate>, ProviderError>,
+}
+
+/// What a process before this one has left of a step.
+#[derive(Default)]
+struct Left {
+    pending: Option<Pending>,
+    intents: HashMap<CallId, Vec<Sent>>,
+    approvals: HashMap<CallId, Asked>,
+}
+
+/// A run that was accepted here has been read; of one that goes on here, that is stored before anything is told.
 pub(crate) async fn load(
     runtime: &AgentRuntime,
     tenant: &Tenant,
@@ -116,23 +152,56 @@ pub(crate) async fn load(
     beginning: Beginning,
     lease: &Lease,
 ) -> Result<(Loaded, Begin), RunError> {
+    let attempt = match beginning {
+        Beginning::Accepted { started, read, .. } => {
+            return Ok((loaded(*read, Left::default()).await, Begin::First(started)));
+        }
+        Beginning::Queued => None,
+        Beginning::Abandoned { attempt } => Some(attempt),
+    };
+    let parts = &runtime.0.parts;
     let mut tx = tenant.begin().await?;
     let run = runs::get(&mut tx, id).await?.ok_or(RunError::NotFound)?;
     let agent = revisions::pinned(&mut tx, run.agent_id, run.revision).await?;
-    let mut functions = revisions::functions(&mut tx, run.agent_id, run.revision).await?;
-    // A plan may have become smaller since the revision was published.
     let plan = tenants::get(&mut tx).await?.plan;
-    functions.iter_mut().for_each(|function| function.limits = function.limits.min(plan.tool_limits));
-    let book = prices::current(&mut tx).await?;
-    let is_bounded = holds::any(&mut tx, plan.tokens_per_month).await?;
+    let standing = prices::standing(&mut tx).await?;
     // Before its messages are read: what it says is one of them.
-    let spoke = match &beginning {
-        Beginning::Accepted(_) => false,
-        _ => line::speak(&mut tx, &run, lease, runtime.0.parts.ids.as_ref(), runtime.0.parts.clock.now()).await?,
+    let spoke = line::speak(&mut tx, &run, lease, parts.ids.as_ref(), parts.clock.now()).await?;
+    let provider_key = match run.private.has_provider_key {
+        true => request_key::open(&mut tx, &parts.master_key, id).await?,
+        false => None,
     };
+    let basis = Basis { run, agent, plan, standing, provider_key, is_new_conversation: false };
+    let read = read(runtime, &mut tx, basis).await?;
+    let pending = pending::of_run(&mut tx, id).await?;
+    let calls: Vec<CallId> = pending.iter().flat_map(|pending| &pending.calls).map(|call| call.id).collect();
+    let (intents, approvals) = match calls.as_slice() {
+        [] => Default::default(),
+        calls => (intents::of_calls(&mut tx, calls).await?, approvals::of_calls(&mut tx, calls).await?),
+    };
+    let last = match attempt {
+        None => events::last_seq(&mut tx, id).await?,
+        Some(attempt) => {
+            still_ours(&mut tx, id, lease).await?;
+            events::resumed(&mut tx, id, attempt, parts.clock.now()).await?
+        }
+    };
+    if spoke || attempt.is_some() {
+        tx.commit().await?;
+    }
+    Ok((loaded(read, Left { pending, intents, approvals }).await, Begin::After(last)))
+}
+
+/// What is read besides, by whoever accepts a run or goes on with it.
+pub(crate) async fn read(runtime: &AgentRuntime, tx: &mut TenantTx, basis: Basis) -> Result<Read, RunError> {
+    let Basis { run, agent, plan, standing, provider_key, is_new_conversation } = basis;
+    let mut functions = revisions::functions(tx, run.agent_id, run.revision).await?;
+    // A plan may have become smaller since the revision was published.
+    functions.iter_mut().for_each(|function| function.limits = function.limits.min(plan.tool_limits));
     let (summary, summaries) = match agent.spec.context.strategy {
+        _ if is_new_conversation => (None, 0),
         Strategy::Truncate => (None, 0),
-        Strategy::Summarize => summary::newest(&mut tx, run.conversation_id, id).await?,
+        Strategy::Summarize => summary::newest(tx, run.conversation_id, run.id).await?,
     };
     let through = summary.as_ref().map_or(0, |summary| summary.through);
     let looked_at = match agent.spec.context.strategy {
@@ -140,40 +209,37 @@ pub(crate) async fn load(
         // More than that are summarised, and so are read.
         Strategy::Summarize => 2 * WINDOW_MESSAGES_MAX,
     };
-    let window = messages::newest_after(&mut tx, run.conversation_id, through, looked_at).await?;
+    let window = match is_new_conversation {
+        true => Vec::new(),
+        false => messages::newest_after(tx, run.conversation_id, through, looked_at).await?,
+    };
     let tracer = Tracer::new();
-    let candidates = candidates(runtime, &mut tx, &run, &agent, &tracer).await?;
-    let is_begun_elsewhere = !matches!(beginning, Beginning::Accepted(_));
-    let pending = if is_begun_elsewhere { pending::of_run(&mut tx, id).await? } else { None };
-    let calls: Vec<CallId> = pending.iter().flat_map(|pending| &pending.calls).map(|call| call.id).collect();
-    let (sent, approvals) = match calls.as_slice() {
-        [] => Default::default(),
-        calls => (intents::of_calls(&mut tx, calls).await?, approvals::of_calls(&mut tx, calls).await?),
-    };
-    let begin = match beginning {
-        Beginning::Accepted(started) => Begin::First(started),
-        Beginning::Queued => {
-            let last = events::last_seq(&mut tx, id).await?;
-            if spoke {
-                tx.commit().await?;
-            }
-            Begin::After(last)
-        }
-        Beginning::Abandoned { attempt } => {
-            still_ours(&mut tx, id, lease).await?;
-            let resumed = events::resumed(&mut tx, id, attempt, runtime.0.parts.clock.now()).await?;
-            tx.commit().await?;
-            Begin::After(resumed)
-        }
-    };
+    let candidates = candidates(runtime, tx, &agent, provider_key.as_ref(), &tracer).await?;
+    Ok(Read { run, agent, plan, standing, functions, summary, summaries, window, tracer, candidates })
+}
+
+impl Read {
+    /// What is about to be said in the conversation, behind all that was read; as it will be stored.
+    pub(crate) fn said(&mut self, new: &[NewMessage], now: Timestamp) -> Result<(), MessageError> {
+        let through = self.summary.as_ref().map_or(0, |summary| summary.through);
+        let last = self.window.last().map_or(through, |message| message.position);
+        self.window.extend(messages::behind(last, new, now)?);
+        Ok(())
+    }
+}
+
+async fn loaded(read: Read, left: Left) -> Loaded {
+    let Read { run, agent, plan, standing, functions, summary, summaries, window, tracer, candidates } = read;
+    let Standing { book, has_budgets } = standing;
     let mut system = context::fill(&agent.spec.system_prompt, &run.private.context);
     let schema = agent.spec.output_schema.as_ref();
     if let (Some(system), Some(schema)) = (&mut system, schema) {
         output::instruct(system, schema);
     }
-    let correction = schema.and_then(|schema| output::correction_of(schema, &window, id));
+    let correction = schema.and_then(|schema| output::correction_of(schema, &window, run.id));
     let specs: Vec<_> = functions.iter().map(|function| function.spec.clone()).collect();
-    let loaded = Loaded {
+    let through = summary.as_ref().map_or(0, |summary| summary.through);
+    Loaded {
         fixed_tokens: fixed_tokens(system.clone().unwrap_or_default(), specs.clone()).await,
         system,
         specs,
@@ -188,7 +254,7 @@ pub(crate) async fn load(
         share: share(&plan),
         storage_bytes_max: plan.storage_bytes,
         purse: Purse {
-            is_bounded,
+            is_bounded: has_budgets || plan.tokens_per_month.is_some(),
             tokens_per_month: plan.tokens_per_month,
             max_cost: agent.spec.limits.max_cost.as_ref().map(|max| max.amount),
             spent: run.cost.amount,
@@ -202,15 +268,14 @@ pub(crate) async fn load(
         asked_tokens: 0,
         correction,
         tracer,
-        pending,
-        intents: Arc::new(Intents::found(sent)),
-        approvals,
+        pending: left.pending,
+        intents: Arc::new(Intents::found(left.intents)),
+        approvals: left.approvals,
         run,
         agent,
         book,
         candidates,
-    };
-    Ok((loaded, begin))
+    }
 }
 
 /// The run stays this process's until the transaction ends.
@@ -283,8 +348,14 @@ pub(crate) fn input_tokens(agent: &Agent) -> u64 {
     u64::from(agent.spec.context.max_input_tokens.unwrap_or(INPUT_TOKENS_DEFAULT))
 }
 
-/// Functions may have megabytes of schemas: counting them is no work for a thread that others wait for.
+/// Functions may have megabytes of schemas: counting those is no work for a thread that others wait for.
 async fn fixed_tokens(system: String, functions: Vec<domain::message::FunctionSpec>) -> u64 {
+    let is_small = system.len()
+        + functions
+            .iter()
+            .map(|function| function.input_schema.to_string().len() + function.description.len())
+            .sum::<usize>()
+        <= COUNTED_HERE_BYTES_MAX;
     let request = ModelRequest {
         model: ModelRef::new("", ""),
         system,
@@ -295,6 +366,9 @@ async fn fixed_tokens(system: String, functions: Vec<domain::message::FunctionSp
         options: Map::new(),
         output_schema: None,
     };
+    if is_small {
+        return tokens::count_request(&request);
+    }
     // It ends only with the process, or by a panic of the tokenizer: then nothing is taken for fixed.
     tokio::task::spawn_blocking(move || tokens::count_request(&request)).await.unwrap_or(0)
 }
@@ -312,22 +386,18 @@ pub(crate) fn reference(choice: &ModelChoice) -> ModelRef {
 async fn candidates(
     runtime: &AgentRuntime,
     tx: &mut TenantTx,
-    run: &Run,
     agent: &Agent,
+    brought: Option<&SecretString>,
     tracer: &Tracer,
 ) -> Result<Result<Vec<Candidate>, ProviderError>, RunError> {
     let parts = &runtime.0.parts;
-    let brought = match run.private.has_provider_key {
-        true => request_key::open(tx, &parts.master_key, run.id).await?,
-        false => None,
-    };
     let mut candidates: Vec<Candidate> = Vec::new();
     for choice in std::iter::once(&agent.spec.model).chain(&agent.spec.fallback_models) {
         let model = reference(choice);
         let mut own = provider_keys::open(tx, &parts.master_key, &model.provider).await?.map(endpoint);
         // It is for the provider of the agent's model, and goes to no other.
         let is_first = candidates.first().is_none_or(|first| first.model.provider == model.provider);
-        if let Some(key) = brought.as_ref().filter(|_| is_first && model.provider != model_providers::DEMO) {
+        if let Some(key) = brought.filter(|_| is_first && model.provider != model_providers::DEMO) {
             own = Endpoint::with_request_key(own, &model.provider, key.clone());
         }
         let billed = match &own {
@@ -366,10 +436,11 @@ struct Tuned {
 impl ModelProvider for Tuned {
     async fn stream(&self, request: &ModelRequest) -> Result<ModelStream, ProviderError> {
         let ModelChoice { temperature, max_output_tokens, options, .. } = &self.choice;
+        // What is held is enough for the model that may say most.
+        let held = request.max_output_tokens.map(|held| held.min(spending::wanted(&self.choice)));
         let tuned = ModelRequest {
             temperature: *temperature,
-            // What is left of a budget may be less than the agent's own limit.
-            max_output_tokens: [*max_output_tokens, request.max_output_tokens].into_iter().flatten().min(),
+            max_output_tokens: held.or(*max_output_tokens),
             options: options.clone(),
             ..request.clone()
         };

@@ -57,7 +57,7 @@ pub(crate) async fn ask_for(
     turn.tracer.begin();
     let candidates = turn.candidates.as_ref().map_err(failed)?;
     let held = spending::hold_for_model(driver, turn, candidates, halt).await?;
-    request.max_output_tokens = held.as_ref().and_then(|held| held.output_tokens);
+    request.max_output_tokens = held.as_ref().map(|held| held.output_tokens);
     let ids = driver.runtime.0.parts.ids.clone();
     // The last 32 bits of an id are random.
     let chance = move || f64::from(ids.uuid().as_u128() as u32) / f64::from(u32::MAX);
@@ -68,6 +68,7 @@ pub(crate) async fn ask_for(
         end = &mut *halt => return Err(end),
         started = retry::start(&tried, request.clone(), &chance) => started.map_err(|error| failed(&error))?,
     };
+    driver.durable().await;
     let billed = candidates.iter().find(|candidate| candidate.model == model).map(|candidate| candidate.billed.clone());
     let mut reply = Reply {
         billed: billed.unwrap_or_else(|| model.provider.clone()),
@@ -80,6 +81,8 @@ pub(crate) async fn ask_for(
         cut: None,
         trace: Trace::default(),
     };
+    // Thoughts, and calls as they come: counted when the answer is cut.
+    let mut unseen = String::new();
     let ended = loop {
         let event = tokio::select! {
             biased;
@@ -94,6 +97,7 @@ pub(crate) async fn ask_for(
                 }
                 reply.text.push_str(&text);
             }
+            Some(Ok(ModelEvent::Unseen(piece))) => unseen.push_str(&piece),
             Some(Ok(ModelEvent::Image { media_type, data })) => reply.extra.push(Part::Image { media_type, data }),
             Some(Ok(ModelEvent::Reasoning(mut data))) => {
                 nul::replace(&mut data);
@@ -118,7 +122,12 @@ pub(crate) async fn ask_for(
     };
     if !ended {
         // What came was paid for; what was not reported is counted.
-        reply.usage = counted(&request, &reply);
+        reply.usage = Usage {
+            input_tokens: tokens::count_request(&request),
+            cached_input_tokens: 0,
+            output_tokens: tokens::count(&reply.text) + tokens::count(&unseen),
+            reported: false,
+        };
         reply.calls.clear();
     }
     if let Some(held) = held {
@@ -129,15 +138,4 @@ pub(crate) async fn ask_for(
     }
     reply.trace = turn.tracer.taken();
     Ok(reply)
-}
-
-fn counted(request: &ModelRequest, reply: &Reply) -> Usage {
-    let calls: u64 =
-        reply.calls.iter().map(|call| tokens::count(&call.name) + tokens::count(&call.arguments.to_string())).sum();
-    Usage {
-        input_tokens: tokens::count_request(request),
-        cached_input_tokens: 0,
-        output_tokens: tokens::count(&reply.text) + calls,
-        reported: false,
-    }
 }

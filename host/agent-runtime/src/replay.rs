@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use agent_config::tools::{self, VersionRef};
 use billing_meter::{
-    Spend, holds, prices,
+    Spend, Standing, prices,
     usage::{self, Cause},
 };
 use domain::{ApiKeyId, CallId};
@@ -20,7 +20,7 @@ use crate::{
     load::share,
     recordings::{self, RecordingError},
     runs::RunError,
-    spending::{self, Unpaid},
+    spending,
 };
 
 impl AgentRuntime {
@@ -42,7 +42,8 @@ impl AgentRuntime {
         }
         let (_, version) = tools::callable(&mut tx, &recorded.tool, version).await?;
         let plan = tenants::get(&mut tx).await?.plan;
-        let is_bounded = holds::any(&mut tx, None).await.map_err(Unpaid::from)?;
+        // Held for and billed by this one, whatever is published meanwhile.
+        let Standing { book, has_budgets: is_bounded } = prices::standing(&mut tx).await.map_err(RunError::from)?;
         drop(tx);
         fit::check(&version, &recorded.function, &recorded.arguments)?;
         // A plan may have become smaller since.
@@ -51,9 +52,8 @@ impl AgentRuntime {
             (CallId::new(parts.ids.as_ref()), recorded.again(tenant.id(), version.version, share(&plan)));
         let user = recorded.given.context.external_user_id.clone();
         if is_bounded {
-            let tx = tenant.begin().await?;
-            again.limits =
-                spending::hold_for_call(tx, id.uuid(), user.as_deref(), again.limits, parts.clock.now()).await?;
+            let (tx, user) = (tenant.begin().await?, user.as_deref());
+            again.limits = spending::hold_for_call(tx, id.uuid(), user, again.limits, &book, parts.clock.now()).await?;
         }
         let recording = Arc::new(std::mem::take(&mut recorded.given.recording));
         let replayed = match self.execute_again(tenant, again, recording).await {
@@ -75,7 +75,6 @@ impl AgentRuntime {
         };
         let used = commit::call_usage(id, &replayed.finished.receipt, &cause);
         let mut tx = tenant.begin().await?;
-        let book = prices::current(&mut tx).await.map_err(RunError::from)?;
         let now = parts.clock.now();
         usage::record(&mut tx, &book, &used, parts.ids.as_ref(), now).await.map_err(RunError::from)?;
         if is_bounded {

@@ -10,7 +10,6 @@ use conversation_store::{
 };
 use domain::{
     AgentId, AgentName, Amount, ApiKeyId, ConversationId, Kind, Money, Problem, RunId, Timestamp,
-    message::Role,
     page::{Page, PageRequest},
 };
 use serde::{Deserialize, Serialize};
@@ -217,8 +216,9 @@ pub struct Turn {
 pub enum RunError {
     #[error("no such run; `GET /v1/runs` lists yours")]
     NotFound,
-    /// Another process has taken the run over, or it was erased: what this one did since its last commit is void.
-    #[error("the run belongs to another process")]
+    /// Another process has taken the run over, it was erased, or others have taken what was held for its step: what this
+    /// process did since its last commit is void.
+    #[error("what was done since the run's last commit is void: the run, or what was held for it, was taken")]
     Fenced,
     #[error(transparent)]
     Agent(#[from] AgentError),
@@ -328,7 +328,7 @@ pub async fn list(tx: &mut TenantTx, filter: &RunFilter, page: PageRequest) -> R
 /// A run with what it said and did so far.
 pub async fn turn(tx: &mut TenantTx, id: RunId) -> Result<Turn, RunError> {
     let mut run = get(tx, id).await?.ok_or(RunError::NotFound)?;
-    let message = messages::of_run(tx, id).await?.into_iter().rev().find(|message| message.role == Role::Assistant);
+    let message = messages::last_of_run(tx, id).await?;
     let tool_calls = tool_calls::of_run(tx, id).await?;
     let output = run.private.output.take();
     Ok(Turn { conversation_id: run.conversation_id, run, message, output, tool_calls })

@@ -2,17 +2,21 @@
 
 use std::time::{Duration, Instant};
 
-use agent_config::{Binding, agents::AgentSpec, webhooks::EventKind};
+use agent_config::{
+    Binding,
+    agents::{AgentSpec, ModelChoice},
+    webhooks::EventKind,
+};
 use billing_meter::{
     BudgetError, Exceeded, Left, PriceBook, Spend, Spender,
     holds::{self, OUTPUT_TOKENS_DEFAULT, Rates, affordable, fuel_for},
-    prices::{self, PriceError},
+    prices,
 };
 use domain::{
     Amount, Ids, Kind, Limits, Problem, RunId, Timestamp,
     message::{Part, text_of},
 };
-use model_providers::{Usage, tokens};
+use model_providers::{Usage, output_tokens, tokens};
 use serde_json::json;
 use tenancy::{Tenant, TenantTx};
 use uuid::Uuid;
@@ -70,9 +74,8 @@ impl Purse {
 
 /// What is held for one model call.
 pub(crate) struct Held {
-    /// To be asked of the model. Absent where only the plan's tokens are bounded and there is enough of them: what the agent
-    /// does not set is not sent without need.
-    pub(crate) output_tokens: Option<u32>,
+    /// The most that any of the models may say.
+    pub(crate) output_tokens: u32,
     most: Spend,
     /// Whether money, and whether tokens are bounded.
     bounded: (bool, bool),
@@ -86,6 +89,11 @@ impl Held {
             holds::within(book, provider, model, reported, self.most, self.bounded);
         Usage { input_tokens, cached_input_tokens, output_tokens, ..usage }
     }
+}
+
+/// What a model may say by what the agent sets, where something bounds it.
+pub(crate) fn wanted(choice: &ModelChoice) -> u32 {
+    choice.max_output_tokens.unwrap_or_else(|| output_tokens(&choice.options, OUTPUT_TOKENS_DEFAULT))
 }
 
 /// Holds the most that the request can cost. `None`: nothing bounds it.
@@ -102,21 +110,19 @@ pub(crate) async fn hold_for_model(
     let models = || candidates.iter().map(|candidate| (candidate.billed.as_str(), candidate.model.name.as_str()));
     let rates = Rates::of(&turn.book, models());
     let spec = &turn.agent.spec;
-    let wanted = std::iter::once(&spec.model).chain(&spec.fallback_models);
-    let wanted = wanted.map(|choice| choice.max_output_tokens.map_or(OUTPUT_TOKENS_DEFAULT, u64::from));
-    let wanted = wanted.max().unwrap_or(OUTPUT_TOKENS_DEFAULT);
+    let wanted = u64::from(spec.fallback_models.iter().map(wanted).fold(wanted(&spec.model), u32::max));
     let input = turn.asked_tokens;
     let afford = |left: &Left| affordable(rates, input, wanted, purse.rest(left), left.tokens());
     let held = |found: holds::Affordable, left: &Left| {
-        let is_money = purse.rest(left).is_some();
-        let is_asked = is_money || found.output_tokens < wanted;
-        let output_tokens = is_asked.then(|| u32::try_from(found.output_tokens).unwrap_or(u32::MAX));
-        Some(Held { output_tokens, most: found.most, bounded: (is_money, is_asked && left.tokens().is_some()) })
+        let output_tokens = u32::try_from(found.output_tokens).unwrap_or(u32::MAX);
+        let bounded = (purse.rest(left).is_some(), left.tokens().is_some());
+        Some(Held { output_tokens, most: found.most, bounded })
     };
     let of_the_run = afford(&Left::default()).ok_or(End::completed(StopReason::Budget))?;
     if !purse.is_bounded {
         return Ok(held(of_the_run, &Left::default()));
     }
+    driver.durable().await;
     let mut waiting = Waiting::new(driver.runtime);
     loop {
         let tried = async {
@@ -228,8 +234,6 @@ pub enum Unpaid {
     Exceeded(#[from] Exceeded),
     #[error(transparent)]
     Budget(#[from] BudgetError),
-    #[error(transparent)]
-    Price(#[from] PriceError),
 }
 
 impl Problem for Unpaid {
@@ -237,7 +241,6 @@ impl Problem for Unpaid {
         match self {
             Unpaid::Exceeded(error) => error.kind(),
             Unpaid::Budget(error) => error.kind(),
-            Unpaid::Price(error) => error.kind(),
         }
     }
 
@@ -245,18 +248,18 @@ impl Problem for Unpaid {
         match self {
             Unpaid::Exceeded(error) => error.code(),
             Unpaid::Budget(error) => error.code(),
-            Unpaid::Price(error) => error.code(),
         }
     }
 }
 
-/// Holds what a call outside of a run may cost, and bounds its fuel by it. To be settled, or released with
-/// `AgentRuntime::release`.
+/// Holds what a call outside of a run may cost by this book, which it is to be billed by, and bounds its fuel by it. To be
+/// settled, or released with `AgentRuntime::release`.
 pub(crate) async fn hold_for_call(
     mut tx: TenantTx,
     owner: Uuid,
     external_user: Option<&str>,
     limits: Limits,
+    book: &PriceBook,
     now: Timestamp,
 ) -> Result<Limits, Unpaid> {
     let spender = Spender { external_user, ..Spender::default() };
@@ -264,12 +267,11 @@ pub(crate) async fn hold_for_call(
     if left.is_unlimited() {
         return Ok(limits);
     }
-    let book = prices::current(&mut tx).await?;
-    if let Some(foreign) = left.foreign(&book) {
+    if let Some(foreign) = left.foreign(book) {
         return Err(foreign.into());
     }
     let until = now.plus(Duration::from_millis(limits.deadline_ms) + TURN_MAX);
-    if let Some((paid, money)) = fuel_for(&book, &[limits], left.money())
+    if let Some((paid, money)) = fuel_for(book, &[limits], left.money())
         && holds::hold(&mut tx, owner, &left, Spend { money, tokens: 0 }, until).await?
     {
         tx.commit().await.map_err(BudgetError::from)?;
@@ -331,7 +333,10 @@ async fn left(driver: &Driver<'_>, turn: &Loaded, tx: &mut TenantTx) -> Result<(
         run: Some(turn.run.id),
         tokens_per_month: turn.purse.tokens_per_month,
     };
-    Ok((holds::left(tx, turn.run.id.uuid(), &spender, now).await?, now.plus(parts.settings.lease)))
+    // What a kept reply has used is billed, however late.
+    let owed_until = turn.pending.as_ref().and_then(|_| turn.purse.owed_until());
+    let until = owed_until.unwrap_or_else(|| now.plus(parts.settings.lease));
+    Ok((holds::left(tx, turn.run.id.uuid(), &spender, now).await?, until))
 }
 
 /// A hold of money is on the disk before it is spent. One of tokens alone, which every turn of a small plan takes, is not

@@ -3,7 +3,7 @@
 use std::{collections::BTreeMap, time::Duration};
 
 use agent_config::{
-    agents::{self, AgentError, AgentRef},
+    agents::{AgentError, AgentRef},
     revisions,
 };
 use billing_meter::{BudgetError, Exceeded, Spender, holds, prices};
@@ -12,15 +12,16 @@ use conversation_store::{
     messages::{self, MessageError},
 };
 use domain::{
-    AgentId, ApiKeyId, ConversationId, FieldError, Kind, Problem, RunId, SecretString, Timestamp,
+    AgentId, Amount, ApiKeyId, ConversationId, FieldError, Kind, Money, Problem, RunId, SecretString, Timestamp,
     message::{Part, Role},
 };
 use serde_json::{Map, Value, json};
 use tenancy::{
-    DbError, TakenRun, Tenant,
+    DbError, TakenRun, Tenant, TenantTx,
     idempotency::{self, IdempotencyError, Opened, Way},
     tenants::{self, TenantError},
 };
+use tokio::sync::watch;
 
 use crate::{
     AgentRuntime,
@@ -28,8 +29,9 @@ use crate::{
     events::{self, NewEvent},
     fault,
     line::{self, LINE_MAX},
+    load::{self, Basis},
     request_key,
-    runs::{self, RunError},
+    runs::{self, Private, Run, RunError, RunStatus, RunUsage},
     scheduler::Full,
     spending,
 };
@@ -233,20 +235,17 @@ impl AgentRuntime {
                 return Ok(Started { run, conversation, before: Some(waits_until) });
             }
         }
-        let agent = match turn.revision {
-            None => agents::get(&mut tx, &turn.agent).await?,
-            Some(revision) => revisions::get(&mut tx, &turn.agent, revision).await?,
-        };
+        let agent = revisions::to_run(&mut tx, &turn.agent, turn.revision).await?;
         if turn.allowed_agents.as_ref().is_some_and(|allowed| !allowed.contains(&agent.id)) {
             return Err(AgentError::NotFound.into());
         }
         let plan = tenants::get(&mut tx).await?.plan;
         arrival.entitled(&plan);
-        let mut in_line = false;
+        let (mut in_line, mut begun, mut said) = (false, None, Vec::new());
         let conversation = match turn.conversation {
             Some(id) => {
                 let user = turn.external_user_id.as_deref();
-                let conversation = conversations::find_for_user(&mut tx, id, user).await?;
+                let conversation = conversations::lock_for_user(&mut tx, id, user).await?;
                 if conversation.agent_id != agent.id {
                     // A key that may not speak with that agent does not learn that the conversation is there.
                     let hidden = turn.allowed_agents.is_some_and(|allowed| !allowed.contains(&conversation.agent_id));
@@ -267,29 +266,102 @@ impl AgentRuntime {
                     title: None,
                     metadata: Map::new(),
                 };
-                let id = conversations::create(&mut tx, new, parts.ids.as_ref(), now).await?.id;
-                messages::import(&mut tx, id, turn.history, parts.ids.as_ref(), now).await?;
-                id
+                let new = begun.insert(conversations::begun(new, parts.ids.as_ref(), now)?);
+                said = messages::imported(turn.history, parts.ids.as_ref())?;
+                new.id
             }
         };
 
-        let book = prices::current(&mut tx).await.map_err(RunError::from)?;
-        let spender = Spender {
-            agent: Some(agent.id),
-            external_user: turn.external_user_id.as_deref(),
-            conversation: Some(conversation),
-            run: Some(run),
-            tokens_per_month: plan.tokens_per_month,
-        };
-        let left = holds::left(&mut tx, run.uuid(), &spender, now).await?;
-        if let Some(exceeded) = spending::refused_at_the_door(&book, &left, &agent.spec, &turn.messages).await {
-            return Err(exceeded.into());
+        let standing = prices::standing(&mut tx).await.map_err(RunError::from)?;
+        if standing.has_budgets || plan.tokens_per_month.is_some() {
+            let spender = Spender {
+                agent: Some(agent.id),
+                external_user: turn.external_user_id.as_deref(),
+                conversation: Some(conversation),
+                run: Some(run),
+                tokens_per_month: plan.tokens_per_month,
+            };
+            let left = holds::left(&mut tx, run.uuid(), &spender, now).await?;
+            let refused = spending::refused_at_the_door(&standing.book, &left, &agent.spec, &turn.messages);
+            if let Some(exceeded) = refused.await {
+                return Err(exceeded.into());
+            }
         }
         let place = if in_line { None } else { arrival.place() };
-        let (status, worker, leased_until) = match &place {
-            Some(_) => ("running", Some(self.0.worker), Some(now.plus(parts.settings.lease).offset())),
-            None => ("queued", None, None),
+        let begins = place.is_some();
+        let kept = in_line.then(|| line::kept(&turn.messages));
+        said.extend(line::messages_of(turn.messages, run, parts.ids.as_ref()));
+        let row = Run {
+            id: run,
+            agent: agent.spec.name.clone(),
+            agent_id: agent.id,
+            revision: agent.revision,
+            conversation_id: conversation,
+            external_user_id: turn.external_user_id,
+            status: if begins { RunStatus::Running } else { RunStatus::Queued },
+            stop_reason: None,
+            steps: 0,
+            usage: RunUsage::default(),
+            cost: Money { amount: Amount::ZERO, currency: standing.book.currency.clone() },
+            error: None,
+            pending_approvals: Vec::new(),
+            created_at: now,
+            started_at: begins.then_some(now),
+            ended_at: None,
+            metadata: turn.metadata,
+            private: Private {
+                api_key: turn.api_key,
+                context: turn.context,
+                deadline: Some(now.plus(agent.spec.limits.deadline())),
+                has_provider_key: turn.provider_key.is_some(),
+                ..Private::default()
+            },
         };
+        let started = json!({"run": row, "conversation_id": conversation});
+        let (durable, wait) = watch::channel(false);
+        if let Some(place) = place {
+            let basis = Basis {
+                run: row.clone(),
+                agent,
+                plan,
+                standing,
+                provider_key: turn.provider_key.clone(),
+                is_new_conversation: begun.is_some(),
+            };
+            let mut read = load::read(self, &mut tx, basis).await?;
+            read.said(&said, now)?;
+            // The model is asked while the turn becomes durable. Where that fails, what it says is heard by nobody.
+            let taken = TakenRun { tenant: tenant.clone(), run, fence: FIRST_FENCE };
+            let beginning = Beginning::Accepted { started: started.clone(), read: Box::new(read), durable: wait };
+            self.drive_in_background(taken, beginning, place);
+        }
+
+        if let Some(new) = &begun {
+            conversations::insert(&mut tx, new).await?;
+        }
+        self.insert(&mut tx, &row, kept.as_ref()).await?;
+        if let Some(key) = &turn.provider_key {
+            request_key::store(&mut tx, &parts.master_key, run, key, now).await?;
+        }
+        if !in_line {
+            messages::append(&mut tx, conversation, &said, now).await?;
+        }
+        let event = NewEvent::Event { seq: 1, kind: "run.started", data: started };
+        events::append(&mut tx, run, &[event]).await?;
+        fault::point("start.committing");
+        tx.commit().await?;
+        fault::point("start.committed");
+        match begins {
+            true => drop(durable.send(true)),
+            false => arrival.wait(),
+        }
+        Ok(Started { run, conversation, before: None })
+    }
+
+    /// A run that begins here or waits in a queue, there with what the user says in it.
+    async fn insert(&self, tx: &mut TenantTx, run: &Run, said: Option<&Value>) -> Result<(), StartError> {
+        let worker = run.started_at.map(|_| self.0.worker);
+        let leased_until = run.started_at.map(|now| now.plus(self.0.parts.settings.lease).offset());
         let inserted = sqlx::query!(
             r#"
             INSERT INTO run (tenant_id, run_id, agent_id, revision, conversation_id, external_user_id, api_key_id, context,
@@ -298,54 +370,30 @@ impl AgentRuntime {
             VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17, $18)
             "#,
             tx.tenant().uuid(),
-            run.uuid(),
-            agent.id.uuid(),
-            agent.revision.cast_signed(),
-            conversation.uuid(),
-            turn.external_user_id,
-            turn.api_key.map(ApiKeyId::uuid),
-            json!(turn.context),
-            Value::Object(turn.metadata),
-            status,
-            book.currency,
+            run.id.uuid(),
+            run.agent_id.uuid(),
+            run.revision.cast_signed(),
+            run.conversation_id.uuid(),
+            run.external_user_id,
+            run.private.api_key.map(ApiKeyId::uuid),
+            json!(run.private.context),
+            json!(run.metadata),
+            run.status.as_str(),
+            run.cost.currency,
             worker,
             leased_until,
-            now.plus(agent.spec.limits.deadline()).offset(),
-            now.offset(),
-            worker.map(|_| now.offset()),
+            run.private.deadline.map(Timestamp::offset),
+            run.created_at.offset(),
+            run.started_at.map(Timestamp::offset),
             FIRST_FENCE,
-            in_line.then(|| line::kept(&turn.messages)),
+            said,
         )
         .execute(tx.conn())
         .await;
         match inserted {
-            Err(error) if DbError::violates(&error, "run_active") => return Err(StartError::Busy),
-            Err(error) => return Err(error.into()),
-            Ok(_) => {}
+            Err(error) if DbError::violates(&error, "run_active") => Err(StartError::Busy),
+            inserted => Ok(inserted.map(drop)?),
         }
-        if let Some(key) = &turn.provider_key {
-            request_key::store(&mut tx, &parts.master_key, run, key, now).await?;
-        }
-        if !in_line {
-            let said = line::messages_of(turn.messages, run, parts.ids.as_ref());
-            messages::append(&mut tx, conversation, &said, now).await?;
-        }
-        let told = runs::get(&mut tx, run).await?.ok_or(RunError::NotFound)?;
-        let started = json!({"run": told, "conversation_id": conversation});
-        let event = NewEvent::Event { seq: 1, kind: "run.started", data: started.clone() };
-        events::append(&mut tx, run, &[event]).await?;
-        fault::point("start.committing");
-        tx.commit().await?;
-        fault::point("start.committed");
-
-        match place {
-            Some(place) => {
-                let taken = TakenRun { tenant: tenant.clone(), run, fence: FIRST_FENCE };
-                self.drive_in_background(taken, Beginning::Accepted(started), place);
-            }
-            None => arrival.wait(),
-        }
-        Ok(Started { run, conversation, before: None })
     }
 }
 

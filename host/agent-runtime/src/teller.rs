@@ -3,9 +3,9 @@
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use domain::MessageId;
-use serde_json::Value;
+use serde_json::{Value, json};
 
-use crate::{events::NewEvent, feed::Feed};
+use crate::{events::NewEvent, feed::Feed, runs::Turn};
 
 /// One run's. Numbers are given and told under one lock, so that readers get them in order whoever tells.
 pub(crate) struct Teller {
@@ -25,11 +25,17 @@ pub(crate) struct Truth {
     pub(crate) kind: &'static str,
     pub(crate) stored: Value,
     pub(crate) told: Value,
+    /// Of a run's end: the run as it then is. Its event is stored without it.
+    pub(crate) ended: Option<Turn>,
 }
 
 impl Truth {
     pub(crate) fn new(kind: &'static str, data: Value) -> Truth {
-        Truth { kind, stored: data.clone(), told: data }
+        Truth { kind, stored: data.clone(), told: data, ended: None }
+    }
+
+    pub(crate) fn end(kind: &'static str, turn: Turn) -> Truth {
+        Truth { kind, stored: json!({}), told: json!(turn), ended: Some(turn) }
     }
 }
 
@@ -90,9 +96,10 @@ impl Teller {
     pub(crate) fn stored(&self, truths: Vec<Truth>) {
         let mut log = self.log();
         log.untold.clear();
-        for Truth { kind, told, .. } in truths {
+        for Truth { kind, told, ended, .. } in truths {
             log.seq += 1;
             self.feed.event(log.seq, kind, told);
+            ended.into_iter().for_each(|turn| self.feed.ended(turn));
         }
     }
 }

@@ -2,9 +2,9 @@
 
 use std::time::Duration;
 
-use billing_meter::holds;
+use billing_meter::{budgets, holds};
 use conversation_store::conversations;
-use domain::{ConversationId, RunId};
+use domain::{ConversationId, Kind, Problem, RunId};
 use futures::{StreamExt, stream};
 use serde_json::json;
 use tenancy::{DbError, TakenRun, Tenant, hints};
@@ -23,6 +23,9 @@ use crate::{
 const CANCEL_WAIT: Duration = Duration::from_secs(5);
 /// Runs that are given back at the same moment: their commits share a flush.
 const GIVEN_BACK_AT_ONCE: usize = 16;
+/// Runs for each of its places that a process drives, and takes no more abandoned ones: its own, and those of one process
+/// that died beside it. More would be too much at once, and would cost each of them an attempt.
+const DRIVEN_PER_PLACE: usize = 2;
 /// Pause before the database is listened to again.
 const HEAR_AGAIN: Duration = Duration::from_secs(1);
 
@@ -72,12 +75,13 @@ impl AgentRuntime {
     }
 
     /// Goes on with runs whose process went silent, from their last committed step. They were accepted before whatever is
-    /// queued, and wait for no place.
+    /// queued, and wait for no place. Those that are too many are another process's, or a later look's: while there are
+    /// any, nothing that is queued begins here.
     async fn take_abandoned(&self) -> Result<(), RunError> {
         let parts = &self.0.parts;
         // One moment for all: a run that is taken here is not seen again.
         let (now, until) = (parts.clock.now(), parts.clock.now().plus(parts.settings.lease));
-        loop {
+        while self.live().len() < DRIVEN_PER_PLACE * parts.settings.concurrent_runs {
             let Some((taken, attempt)) = parts.db.take_abandoned_run(self.0.worker, now, until).await? else {
                 return Ok(());
             };
@@ -96,6 +100,7 @@ impl AgentRuntime {
             let place = self.0.places.take(taken.tenant.id());
             self.drive_in_background(taken, Beginning::Abandoned { attempt }, place);
         }
+        Ok(())
     }
 
     /// Gives back what this process still drives, before it exits: another goes on with it at once, from the last
@@ -110,7 +115,8 @@ impl AgentRuntime {
         stream::iter(giving).buffer_unordered(GIVEN_BACK_AT_ONCE).collect::<()>().await;
     }
 
-    async fn give_back(&self, run: RunId, live: &Live) -> Result<(), RunError> {
+    /// One that is another's by now is left to it.
+    pub(crate) async fn give_back(&self, run: RunId, live: &Live) -> Result<(), RunError> {
         let mut tx = live.tenant.begin().await?;
         sqlx::query!(
             r#"
@@ -127,7 +133,8 @@ impl AgentRuntime {
         Ok(tx.commit().await?)
     }
 
-    /// Ends a run that is this process's and that nobody drives any more.
+    /// Ends a run that is this process's and that nobody drives any more. What the user says in it stays said. A reply that
+    /// was kept is neither said nor billed: whatever kept the run from being driven may be the reply itself.
     pub(crate) async fn end_unled(
         &self,
         tenant: &Tenant,
@@ -135,13 +142,28 @@ impl AgentRuntime {
         lease: &Lease,
         end: &End,
     ) -> Result<(), RunError> {
+        match self.speak(tenant, run, lease).await {
+            Err(error) if error.kind() == Kind::Unavailable => return Err(error),
+            // It must not keep the run from its end, and stays with it.
+            Err(error) => {
+                tracing::error!(run.id = %run, error = %error, cause = ?error, "what was said in line is no message")
+            }
+            Ok(()) => {}
+        }
         let now = self.0.parts.clock.now();
         let mut tx = tenant.begin().await?;
         let error = end.error.as_ref();
-        let touched = sqlx::query!(
+        let ended = sqlx::query!(
             r#"
+            WITH before AS (
+                SELECT pending IS NOT NULL AS has_pending FROM run
+                WHERE tenant_id = $1 AND run_id = $2 AND leased_by = $3 AND fence = $4 AND status = 'running'
+                FOR UPDATE
+            )
             UPDATE run SET status = $5, stop_reason = $6, error_code = $7, error_detail = $8, ended_at = $9, pending = NULL
-            WHERE tenant_id = $1 AND run_id = $2 AND leased_by = $3 AND fence = $4 AND status = 'running'
+            FROM before
+            WHERE tenant_id = $1 AND run_id = $2
+            RETURNING has_pending AS "has_pending!"
             "#,
             tx.tenant().uuid(),
             run.uuid(),
@@ -153,9 +175,12 @@ impl AgentRuntime {
             error.map(|error| error.detail.as_str()),
             now.offset(),
         )
-        .execute(tx.conn())
+        .fetch_optional(tx.conn())
         .await?;
-        if touched.rows_affected() == 1 {
+        if let Some(ended) = ended {
+            if ended.has_pending {
+                tracing::error!(run.id = %run, "the reply that was kept for a run is lost, and is not billed");
+            }
             // Whoever drove it may have told of more than was stored.
             let seq = events::last_seq(&mut tx, run).await? + RESUME_GAP;
             let event = NewEvent::Event { seq, kind: end.status.event(), data: json!({}) };
@@ -163,6 +188,15 @@ impl AgentRuntime {
             webhooks::run_ended(&mut tx, run, end.status, None, &*self.0.parts.ids, now).await?;
             holds::release(&mut tx, run.uuid()).await?;
         }
+        Ok(tx.commit().await?)
+    }
+
+    /// What the user says in a run becomes messages, if the run was in line and has not said it yet.
+    async fn speak(&self, tenant: &Tenant, run: RunId, lease: &Lease) -> Result<(), RunError> {
+        let parts = &self.0.parts;
+        let mut tx = tenant.begin().await?;
+        let run = runs::get(&mut tx, run).await?.ok_or(RunError::NotFound)?;
+        line::speak(&mut tx, &run, lease, &*parts.ids, parts.clock.now()).await?;
         Ok(tx.commit().await?)
     }
 
@@ -318,7 +352,7 @@ impl AgentRuntime {
         }
         let mut tx = tenant.begin().await?;
         // In the order in which a step's commit locks: the run, then the conversation.
-        sqlx::query_scalar!(
+        let runs = sqlx::query_scalar!(
             "SELECT run_id FROM run WHERE tenant_id = $1 AND conversation_id = $2 FOR UPDATE",
             tx.tenant().uuid(),
             id.uuid(),
@@ -329,6 +363,7 @@ impl AgentRuntime {
         for run in newest.iter().filter(|run| !run.status.is_terminal()) {
             holds::release(&mut tx, run.id.uuid()).await?;
         }
+        budgets::forget(&mut tx, id, runs.into_iter().map(RunId::from)).await?;
         Ok(tx.commit().await?)
     }
 }

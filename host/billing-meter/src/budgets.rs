@@ -5,7 +5,7 @@ mod error;
 mod period;
 
 use domain::{
-    Amount, BudgetId, FieldError, Money, Timestamp,
+    Amount, BudgetId, ConversationId, FieldError, Money, RunId, Timestamp,
     ids::Ids,
     page::{Page, PageRequest},
 };
@@ -147,7 +147,8 @@ pub async fn get(
     rows(tx, Some(id), subject, None, 1, now).await?.pop().ok_or(BudgetError::NotFound)
 }
 
-/// Changes amount and thresholds. What is spent and held stays.
+/// Changes amount and thresholds. What is spent and held stays. Thresholds that are not passed any more are told again; those
+/// that are passed by the change itself are not.
 pub async fn update(
     tx: &mut TenantTx,
     id: BudgetId,
@@ -180,6 +181,25 @@ pub async fn update(
     if touched.rows_affected() == 0 {
         return Err(BudgetError::NotFound);
     }
+    sqlx::query!(
+        "WITH passed AS (
+             SELECT w.subject, w.starts_at,
+                    coalesce((SELECT max(share) FROM unnest(b.alert_at) AS share WHERE w.spent >= share * b.amount), 0)
+                        AS share
+             FROM budget_window w JOIN budget b USING (tenant_id, budget_id)
+             WHERE w.tenant_id = $1 AND w.budget_id = $2
+             ORDER BY w.subject, w.starts_at
+             FOR UPDATE OF w
+         )
+         UPDATE budget_window w SET alerted = p.share
+         FROM passed p
+         WHERE w.tenant_id = $1 AND w.budget_id = $2 AND w.subject = p.subject AND w.starts_at = p.starts_at
+           AND w.alerted <> p.share",
+        tx.tenant().uuid(),
+        id.uuid(),
+    )
+    .execute(tx.conn())
+    .await?;
     get(tx, id, None, now).await
 }
 
@@ -197,6 +217,26 @@ pub async fn delete(tx: &mut TenantTx, id: BudgetId) -> Result<(), BudgetError> 
     sqlx::query!("DELETE FROM budget_window WHERE tenant_id = $1 AND budget_id = $2", tenant, id)
         .execute(tx.conn())
         .await?;
+    Ok(())
+}
+
+/// Forgets what was spent in a conversation and in its runs, which are erased. Until then it can be asked for.
+pub async fn forget(
+    tx: &mut TenantTx,
+    conversation: ConversationId,
+    runs: impl IntoIterator<Item = RunId>,
+) -> Result<(), BudgetError> {
+    let runs: Vec<String> = runs.into_iter().map(|run| run.to_string()).collect();
+    sqlx::query!(
+        "DELETE FROM budget_window w USING budget b
+         WHERE b.tenant_id = $1 AND w.tenant_id = $1 AND w.budget_id = b.budget_id
+           AND (b.scope = 'conversation' AND w.subject = $2 OR b.scope = 'run' AND w.subject = ANY($3))",
+        tx.tenant().uuid(),
+        conversation.to_string(),
+        &runs,
+    )
+    .execute(tx.conn())
+    .await?;
     Ok(())
 }
 

@@ -8,6 +8,8 @@ mod afford;
 mod exceeded;
 mod left;
 
+use std::time::Duration;
+
 use domain::{AgentId, Amount, BudgetId, ConversationId, Money, RunId, Timestamp};
 use rust_decimal::Decimal;
 use serde::Serialize;
@@ -15,7 +17,7 @@ use tenancy::TenantTx;
 use time::OffsetDateTime;
 use uuid::Uuid;
 
-use crate::budgets::{BudgetError, Scope, Share, Window};
+use crate::budgets::{BudgetError, Scope, Share, Starts, Window};
 
 pub use afford::{Affordable, OUTPUT_TOKENS_DEFAULT, Rates, affordable, fuel_for, unpriced, within};
 pub use exceeded::{Exceeded, Refused};
@@ -23,6 +25,11 @@ pub use left::{Left, left};
 
 /// The plan's tokens are a budget without an id.
 const PLAN: Uuid = Uuid::nil();
+/// How long a window is over before it is forgotten: more than the clocks of hosts differ by. Forgotten sooner, it would be
+/// whole again for a host whose clock is late.
+const OVER: Duration = Duration::from_secs(3600);
+/// Windows that are forgotten when one begins: more than one, so that they grow fewer, and few, since a call waits for it.
+const FORGOTTEN_MAX: i64 = 16;
 
 /// For whom something is spent.
 #[derive(Debug, Clone, Copy, Default)]
@@ -54,20 +61,6 @@ pub struct Crossed {
     pub alert_at: Share,
     pub amount: Money,
     pub spent: Money,
-}
-
-/// Whether anything bounds what this tenant spends: without budgets and a plan's quota there is nothing to hold.
-pub async fn any(tx: &mut TenantTx, tokens_per_month: Option<i64>) -> Result<bool, BudgetError> {
-    if tokens_per_month.is_some() {
-        return Ok(true);
-    }
-    let any = sqlx::query_scalar!(
-        r#"SELECT EXISTS (SELECT FROM budget WHERE tenant_id = $1) AS "any!""#,
-        tx.tenant().uuid(),
-    )
-    .fetch_one(tx.conn())
-    .await?;
-    Ok(any)
 }
 
 /// Holds `spend` of every budget in `left`, or of none: then `false`, and the caller rolls back. What `owner` held before
@@ -133,7 +126,7 @@ pub async fn hold(
         return Ok(false);
     }
     if taken.new {
-        forget(tx, &budgets, &subjects).await?;
+        forget(tx, left).await?;
     }
     Ok(true)
 }
@@ -251,6 +244,18 @@ pub async fn renew(tx: &mut TenantTx, owner: Uuid, until: Timestamp) -> Result<(
     Ok(())
 }
 
+/// Whether others have taken of what `owner` held, as it had gone silent. That stays so until the transaction ends.
+pub async fn lapsed(tx: &mut TenantTx, owner: Uuid) -> Result<bool, BudgetError> {
+    let lapsed = sqlx::query_scalar!(
+        "SELECT lapsed FROM hold WHERE tenant_id = $1 AND owner_id = $2 FOR UPDATE",
+        tx.tenant().uuid(),
+        owner,
+    )
+    .fetch_all(tx.conn())
+    .await?;
+    Ok(lapsed.contains(&true))
+}
+
 /// All windows that `hold` is going to write, in one order: those of the present and those where `owner` held before.
 async fn lock(tx: &mut TenantTx, owner: Uuid, left: &Left) -> Result<(), BudgetError> {
     let (budgets, subjects, starts) = keys(left);
@@ -287,7 +292,7 @@ async fn expire(tx: &mut TenantTx, left: &Left, now: Timestamp) -> Result<(), Bu
                    SELECT * FROM UNNEST($3::uuid[], $4::text[], $5::timestamptz[]))
              FOR UPDATE SKIP LOCKED
          ), zeroed AS (
-             UPDATE hold h SET amount = 0 FROM dead d
+             UPDATE hold h SET amount = 0, lapsed = true FROM dead d
              WHERE h.tenant_id = $1 AND h.owner_id = d.owner_id AND h.budget_id = d.budget_id AND h.subject = d.subject
                AND h.starts_at = d.starts_at
          ), freed AS (
@@ -307,23 +312,28 @@ async fn expire(tx: &mut TenantTx, left: &Left, now: Timestamp) -> Result<(), Bu
     Ok(())
 }
 
-/// A new window of a subject makes its earlier ones history; rows that somebody else writes are left for the next time.
-async fn forget(tx: &mut TenantTx, budgets: &[Uuid], subjects: &[String]) -> Result<(), BudgetError> {
+/// With a window that begins, windows of the same budgets that are over become history, whose ever they are; rows that
+/// somebody else writes are left for the next time.
+async fn forget(tx: &mut TenantTx, left: &Left) -> Result<(), BudgetError> {
+    let Some(now) = left.now else { return Ok(()) };
+    let starts = Starts::at(now.minus(OVER));
+    let (budgets, ..) = keys(left);
+    let begins: Vec<OffsetDateTime> = left.pots.iter().map(|pot| starts.of(pot.window).offset()).collect();
     sqlx::query!(
         "WITH old AS (
              SELECT w.budget_id, w.subject, w.starts_at
-             FROM budget_window w
-             JOIN UNNEST($2::uuid[], $3::text[]) AS n (budget_id, subject) USING (budget_id, subject)
-             WHERE w.tenant_id = $1 AND w.held = 0 AND w.starts_at < (
-                 SELECT max(l.starts_at) FROM budget_window l
-                 WHERE l.tenant_id = $1 AND l.budget_id = w.budget_id AND l.subject = w.subject)
+             FROM UNNEST($2::uuid[], $3::timestamptz[]) AS n (budget_id, begins)
+             JOIN budget_window w ON w.tenant_id = $1 AND w.budget_id = n.budget_id AND w.starts_at < n.begins
+             WHERE w.held = 0
+             LIMIT $4
              FOR UPDATE OF w SKIP LOCKED
          )
          DELETE FROM budget_window w USING old o
          WHERE w.tenant_id = $1 AND w.budget_id = o.budget_id AND w.subject = o.subject AND w.starts_at = o.starts_at",
         tx.tenant().uuid(),
-        budgets,
-        subjects,
+        &budgets,
+        &begins,
+        FORGOTTEN_MAX,
     )
     .execute(tx.conn())
     .await?;

@@ -15,5 +15,5 @@ pub mod usage;
 
 pub use budgets::{Budget, BudgetError, BudgetPatch, BudgetSpec};
 pub use holds::{Crossed, Exceeded, Left, Spend, Spender};
-pub use prices::{PriceBook, PriceError};
+pub use prices::{PriceBook, PriceError, Standing};
 pub use usage::{Cause, NewEvent, UsageError, UsageEvent, UsageReport, Used};

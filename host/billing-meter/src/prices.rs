@@ -243,6 +243,26 @@ pub async fn install_default(tx: &mut GlobalTx, now: Timestamp) -> Result<(), Pr
     Ok(())
 }
 
+/// What a tenant's spending goes by now.
+#[derive(Debug, Clone)]
+pub struct Standing {
+    pub book: PriceBook,
+    pub has_budgets: bool,
+}
+
+pub async fn standing(tx: &mut TenantTx) -> Result<Standing, PriceError> {
+    let row = sqlx::query!(
+        r#"SELECT version, body, created_at, EXISTS (SELECT FROM budget WHERE tenant_id = $1) AS "has_budgets!"
+           FROM price_book ORDER BY version DESC LIMIT 1"#,
+        tx.tenant().uuid(),
+    )
+    .fetch_optional(tx.conn())
+    .await?
+    .ok_or(PriceError::NotInstalled)?;
+    let book = Row { version: row.version, body: row.body, created_at: row.created_at }.try_into()?;
+    Ok(Standing { book, has_budgets: row.has_budgets })
+}
+
 /// The book that prices what is used now.
 pub async fn current(tx: &mut TenantTx) -> Result<PriceBook, PriceError> {
     sqlx::query_as!(Row, "SELECT version, body, created_at FROM price_book ORDER BY version DESC LIMIT 1")

@@ -125,6 +125,13 @@ pub async fn create(
     ids: &dyn Ids,
     now: Timestamp,
 ) -> Result<Conversation, ConversationError> {
+    let conversation = begun(new, ids, now)?;
+    insert(tx, &conversation).await?;
+    Ok(conversation)
+}
+
+/// A new conversation, not stored yet.
+pub fn begun(new: NewConversation, ids: &dyn Ids, now: Timestamp) -> Result<Conversation, ConversationError> {
     let conversation = Conversation {
         id: ConversationId::new(ids),
         agent_id: new.agent_id,
@@ -135,6 +142,10 @@ pub async fn create(
         updated_at: now,
     };
     check(&conversation)?;
+    Ok(conversation)
+}
+
+pub async fn insert(tx: &mut TenantTx, conversation: &Conversation) -> Result<(), ConversationError> {
     sqlx::query!(
         "INSERT INTO conversation (tenant_id, conversation_id, agent_id, external_user_id, title, metadata, created_at,
                                    updated_at)
@@ -145,7 +156,7 @@ pub async fn create(
         conversation.external_user_id,
         conversation.title,
         Value::Object(conversation.metadata.clone()),
-        now.offset(),
+        conversation.created_at.offset(),
     )
     .execute(tx.conn())
     .await
@@ -153,7 +164,7 @@ pub async fn create(
         true => ConversationError::AgentNotFound,
         false => error.into(),
     })?;
-    Ok(conversation)
+    Ok(())
 }
 
 pub async fn get(tx: &mut TenantTx, id: ConversationId) -> Result<Option<Conversation>, ConversationError> {
@@ -180,6 +191,22 @@ pub async fn find_for_user(
         .await?
         .filter(|found| may_see(found.external_user_id.as_deref(), external_user_id))
         .ok_or(ConversationError::NotFound)
+}
+
+/// The same, for what is about to be said in it: nothing else is said until the transaction ends.
+pub async fn lock_for_user(
+    tx: &mut TenantTx,
+    id: ConversationId,
+    external_user_id: Option<&str>,
+) -> Result<Conversation, ConversationError> {
+    sqlx::query!(
+        "SELECT conversation_id FROM conversation WHERE tenant_id = $1 AND conversation_id = $2 FOR NO KEY UPDATE",
+        tx.tenant().uuid(),
+        id.uuid(),
+    )
+    .fetch_optional(tx.conn())
+    .await?;
+    find_for_user(tx, id, external_user_id).await
 }
 
 /// Newest first.

@@ -106,50 +106,35 @@ pub async fn append(
     new: &[NewMessage],
     now: Timestamp,
 ) -> Result<Vec<Message>, MessageError> {
-    // First and on its own: it locks the conversation, and the statement after it sees what the last holder committed.
-    // In one statement, the last position would be read before the wait for the lock.
-    let locked = sqlx::query!(
-        "UPDATE conversation SET updated_at = greatest(updated_at, $3)
-         WHERE tenant_id = $1 AND conversation_id = $2",
-        tx.tenant().uuid(),
-        conversation.uuid(),
-        now.offset(),
-    )
-    .execute(tx.conn())
-    .await?
-    .rows_affected();
-    if locked == 0 {
-        return Err(MessageError::NotFound);
-    }
     if new.is_empty() {
         return Ok(Vec::new());
     }
-
-    let mut stored = Vec::with_capacity(new.len());
-    let mut written = Vec::with_capacity(new.len());
-    for message in new {
-        let (parts, json) = storable(&message.parts)?;
-        stored.push(json);
-        written.push(Message {
-            id: message.id,
-            position: 0,
-            role: message.role,
-            content: text_of(&parts),
-            parts,
-            run_id: message.run_id,
-            created_at: now,
-        });
-    }
+    let mut written = behind(0, new, now)?;
+    let json = |message: &Message| serde_json::to_value(&message.parts);
+    let stored = written
+        .iter()
+        .map(json)
+        .collect::<Result<Vec<_>, _>>()
+        .map_err(|error| MessageError::Unreadable(Some(error)))?;
     let ids: Vec<Uuid> = new.iter().map(|message| message.id.uuid()).collect();
     let roles: Vec<String> = new.iter().map(|message| message.role.as_str().into()).collect();
     let runs: Vec<Option<Uuid>> = new.iter().map(|message| message.run_id.map(RunId::uuid)).collect();
+    // Under the conversation's lock `last_position` is what the last holder committed; `max` is as it was before the wait, and
+    // counts what the release before wrote.
     let mut positions = sqlx::query_scalar!(
-        "INSERT INTO message (tenant_id, conversation_id, position, message_id, role, parts, run_id, created_at)
-         SELECT $1, $2, last.position + n.place, n.message_id, n.role, n.parts, n.run_id, $7
-         FROM UNNEST($3::uuid[], $4::text[], $5::jsonb[], $6::uuid[])
-                  WITH ORDINALITY AS n (message_id, role, parts, run_id, place),
-              (SELECT coalesce(max(position), 0) AS position FROM message
-               WHERE tenant_id = $1 AND conversation_id = $2) AS last
+        "WITH spoken_in AS (
+             UPDATE conversation SET
+                 updated_at = greatest(updated_at, $7),
+                 last_position = $8 + greatest(last_position, (
+                     SELECT coalesce(max(position), 0) FROM message WHERE tenant_id = $1 AND conversation_id = $2))
+             WHERE tenant_id = $1 AND conversation_id = $2
+             RETURNING conversation_id, last_position - $8 AS before
+         )
+         INSERT INTO message (tenant_id, conversation_id, position, message_id, role, parts, run_id, created_at)
+         SELECT $1, s.conversation_id, s.before + n.place, n.message_id, n.role, n.parts, n.run_id, $7
+         FROM spoken_in s,
+              UNNEST($3::uuid[], $4::text[], $5::jsonb[], $6::uuid[])
+                  WITH ORDINALITY AS n (message_id, role, parts, run_id, place)
          ORDER BY n.place
          RETURNING position",
         tx.tenant().uuid(),
@@ -159,9 +144,13 @@ pub async fn append(
         &stored,
         &runs as &[Option<Uuid>],
         now.offset(),
+        i32::try_from(new.len()).unwrap_or(i32::MAX),
     )
     .fetch_all(tx.conn())
     .await?;
+    if positions.is_empty() {
+        return Err(MessageError::NotFound);
+    }
     // RETURNING promises no order.
     positions.sort_unstable();
     for (message, position) in written.iter_mut().zip(positions) {
@@ -170,20 +159,28 @@ pub async fn append(
     Ok(written)
 }
 
-/// Adds an imported history, if it is one: see `check_history`.
-pub async fn import(
-    tx: &mut TenantTx,
-    conversation: ConversationId,
-    history: Vec<(Role, Vec<Part>)>,
-    ids: &dyn Ids,
-    now: Timestamp,
-) -> Result<Vec<Message>, MessageError> {
+/// These messages as they are stored behind the position `last`.
+pub fn behind(last: u32, new: &[NewMessage], now: Timestamp) -> Result<Vec<Message>, MessageError> {
+    let message = |(position, message): (u32, &NewMessage)| {
+        let parts = storable(&message.parts)?;
+        Ok(Message {
+            id: message.id,
+            position,
+            role: message.role,
+            content: text_of(&parts),
+            parts,
+            run_id: message.run_id,
+            created_at: now,
+        })
+    };
+    (last + 1..).zip(new).map(message).collect()
+}
+
+/// An imported history as new messages, if it is one: see `check_history`.
+pub fn imported(history: Vec<(Role, Vec<Part>)>, ids: &dyn Ids) -> Result<Vec<NewMessage>, MessageError> {
     check_history(&history)?;
-    let new: Vec<NewMessage> = history
-        .into_iter()
-        .map(|(role, parts)| NewMessage { id: MessageId::new(ids), role, parts, run_id: None })
-        .collect();
-    append(tx, conversation, &new, now).await
+    let new = |(role, parts)| NewMessage { id: MessageId::new(ids), role, parts, run_id: None };
+    Ok(history.into_iter().map(new).collect())
 }
 
 /// Oldest first. A message's place in the list is its position, as a UUID.
@@ -263,20 +260,22 @@ pub async fn newest_after(
     read(rows)
 }
 
-/// What was written for a run and by it, in order.
-pub async fn of_run(tx: &mut TenantTx, run: RunId) -> Result<Vec<Message>, MessageError> {
-    let rows = sqlx::query_as!(
+/// The last message that the model has written in a run.
+pub async fn last_of_run(tx: &mut TenantTx, run: RunId) -> Result<Option<Message>, MessageError> {
+    let row = sqlx::query_as!(
         Row,
         "SELECT message_id, position, role, parts, run_id, created_at
          FROM message
-         WHERE tenant_id = $1 AND run_id = $2
-         ORDER BY position",
+         WHERE tenant_id = $1 AND run_id = $2 AND role = $3
+         ORDER BY position DESC
+         LIMIT 1",
         tx.tenant().uuid(),
         run.uuid(),
+        Role::Assistant.as_str(),
     )
-    .fetch_all(tx.conn())
+    .fetch_optional(tx.conn())
     .await?;
-    read(rows)
+    Ok(read(row.into_iter().collect())?.pop())
 }
 
 /// What a client may say happened before: only what people and models say. A tool's call or result that no tool of ours
@@ -350,14 +349,13 @@ fn shown<S: serde::Serializer>(parts: &[Part], serializer: S) -> Result<S::Ok, S
 }
 
 /// The parts as they can be stored, and their JSON.
-fn storable(parts: &[Part]) -> Result<(Vec<Part>, Value), MessageError> {
+fn storable(parts: &[Part]) -> Result<Vec<Part>, MessageError> {
     let unreadable = |error| MessageError::Unreadable(Some(error));
     let mut json = serde_json::to_value(parts).map_err(unreadable)?;
-    let parts = match nul::replace(&mut json) {
-        true => serde_json::from_value(json.clone()).map_err(unreadable)?,
-        false => parts.to_vec(),
-    };
-    Ok((parts, json))
+    match nul::replace(&mut json) {
+        true => serde_json::from_value(json).map_err(unreadable),
+        false => Ok(parts.to_vec()),
+    }
 }
 
 struct Row {

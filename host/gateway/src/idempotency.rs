@@ -242,6 +242,9 @@ pub async fn sweep(db: Db, clock: Arc<dyn Clock>, shutdown: CancellationToken) {
         if let Err(error) = db.sweep_idempotency(clock.now()).await {
             tracing::warn!(%error, "old idempotency keys were not forgotten");
         }
+        if let Err(error) = db.sweep_holds().await {
+            tracing::warn!(%error, "what dead calls hold of budgets was not given back");
+        }
     }
 }
 

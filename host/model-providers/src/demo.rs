@@ -58,12 +58,13 @@ fn events(request: &ModelRequest) -> Vec<ModelEvent> {
             let output =
                 calls.iter().map(|call| tokens::count(&call.name) + tokens::count(&call.arguments.to_string()));
             let end = ModelEvent::End { stop: StopReason::ToolCalls, usage: usage(output.sum()) };
+            let unseen = calls.iter().map(|call| format!("{}{}", call.name, call.arguments)).collect();
             let calls = calls.into_iter().enumerate().map(|(n, Call { name, arguments })| ModelEvent::ToolCall {
                 provider_id: format!("demo_{}", before + n + 1),
                 name,
                 arguments,
             });
-            calls.chain([end]).collect()
+            [ModelEvent::Unseen(unseen)].into_iter().chain(calls).chain([end]).collect()
         }
         Reply::Text(text) => {
             let most = request.max_output_tokens.map_or(u64::MAX, u64::from);

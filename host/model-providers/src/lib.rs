@@ -24,7 +24,7 @@ use egress::Egress;
 use circuit::{Circuits, Guarded};
 pub use error::{KeyOf, ProviderError};
 use openai::Flavor;
-pub use stream::{Message, ModelEvent, ModelProvider, ModelRequest, ModelStream, StopReason, Usage};
+pub use stream::{Message, ModelEvent, ModelProvider, ModelRequest, ModelStream, StopReason, Usage, output_tokens};
 use wire::{Address, Wire};
 
 /// The built-in provider, and its one model. A tenant's key of this name is not looked at.

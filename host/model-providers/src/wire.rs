@@ -216,8 +216,14 @@ impl Reader {
                     Some(Err(error)) => Err(reading(&provider, error))?,
                 };
                 match format.read(&mut reply, &frame) {
-                    Ok(None) => {}
-                    Ok(Some(text)) => yield ModelEvent::Text(text),
+                    Ok(text) => {
+                        if let Some(piece) = reply.unseen_yet() {
+                            yield ModelEvent::Unseen(piece);
+                        }
+                        if let Some(text) = text {
+                            yield ModelEvent::Text(text);
+                        }
+                    }
                     Err(Fault::Bad(_)) if reply.is_whole() => break,
                     Err(Fault::Bad(reason)) => Err(ProviderError::BadStream { provider: provider.clone(), reason })?,
                     Err(Fault::Said(error)) => {

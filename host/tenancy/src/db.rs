@@ -26,9 +26,12 @@ use crate::{
 const ACQUIRE_TIMEOUT: Duration = Duration::from_secs(5);
 /// A connection that idled longer than this is tried before it is lent: a restarted server has closed it.
 const IDLE_UNTRIED: Duration = Duration::from_secs(2);
-/// One tenant's open transactions hold this part of the connections at most, so that it never holds the pool. Who wants
-/// more waits behind its own.
-const TENANT_PART: usize = 2;
+/// One tenant's open transactions hold this part of the connections at most, so that it never holds the pool, nor the
+/// processors of a database that has two: a few at once use those up, and share their flushes. Who wants more waits behind
+/// its own.
+const TENANT_PART: usize = 8;
+/// But four where there are few connections.
+const TENANT_LEAST: usize = 4;
 /// Tenants that are remembered with nothing open.
 const IDLE_TENANTS_MAX: usize = 1024;
 /// Set on every connection of the application: one statement, one wait for a lock, one idle transaction.
@@ -63,7 +66,7 @@ struct Transactions {
 
 impl Transactions {
     fn new(connections: u32) -> Self {
-        Transactions { most: (connections as usize / TENANT_PART).max(1), tenants: Mutex::default() }
+        Transactions { most: (connections as usize / TENANT_PART).max(TENANT_LEAST), tenants: Mutex::default() }
     }
 
     /// Waits for as long as for a connection.

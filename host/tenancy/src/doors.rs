@@ -9,6 +9,9 @@ use crate::{
     keys::{KeyHasher, Scope},
 };
 
+/// Holds that one statement of their sweep takes: a short transaction, whatever has gathered.
+const SWEPT_HOLDS: i32 = 1_000;
+
 /// Who holds an API key, and what it may do. The caller checks expiry, revocation and suspension.
 #[derive(Debug, Clone)]
 pub struct KeyHolder {
@@ -61,17 +64,17 @@ impl Db {
     }
 
     async fn key_holder(&self, hash: [u8; 32]) -> Result<Option<KeyHolder>, DbError> {
-        let mut tx = self.global().await?;
+        // Every request waits for this: one statement by its full name, and no transaction around it.
         let row = sqlx::query!(
             r#"
             SELECT tenant_id AS "tenant_id!", database AS "database!", schema AS "schema!", suspended AS "suspended!",
                    api_key_id AS "api_key_id!", scopes AS "scopes!", agents, external_user_id, expires_at, revoked_at,
                    requests_per_minute AS "requests_per_minute!"
-            FROM door_resolve_caller($1)
+            FROM belljar.door_resolve_caller($1)
             "#,
             &hash[..],
         )
-        .fetch_optional(tx.conn())
+        .fetch_optional(self.pool(&Placement::shared())?)
         .await?;
         let Some(row) = row else { return Ok(None) };
         Ok(Some(KeyHolder {
@@ -215,6 +218,20 @@ impl Db {
             sqlx::query_scalar!(r#"SELECT door_wake_runs($1) AS "woken!""#, at.offset()).fetch_one(tx.conn()).await?;
         tx.commit().await?;
         Ok(woken.cast_unsigned())
+    }
+
+    /// Holds of budgets that nobody has renewed for a day are given back and forgotten.
+    pub async fn sweep_holds(&self) -> Result<(), DbError> {
+        loop {
+            let mut tx = self.global().await?;
+            let swept = sqlx::query_scalar!(r#"SELECT door_sweep_holds($1) AS "swept!""#, SWEPT_HOLDS)
+                .fetch_one(tx.conn())
+                .await?;
+            tx.commit().await?;
+            if swept < i64::from(SWEPT_HOLDS) {
+                return Ok(());
+            }
+        }
     }
 
     /// A version whose admission has stopped becomes this process's until `until`: tool and content hash.

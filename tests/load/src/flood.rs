@@ -17,7 +17,8 @@ use serde_json::{Value, json};
 use crate::{
     Place,
     figures::{ms, paced, percentile, unharmed},
-    server::{Answer, Server, Tenant},
+    fleet::{Fleet, Setup, stop},
+    server::{Answer, Tenant},
 };
 
 const ROUNDS: usize = 5;
@@ -33,13 +34,26 @@ const PACE: Duration = Duration::from_millis(200);
 const REFUSED_WITHIN: Duration = Duration::from_millis(50);
 /// Of its weighted fair share, what a tenant gets at least.
 const SHARE: f64 = 0.9;
+/// Places of the host. The demo model answers at once: its runs want processors, and more of them at once than these would
+/// wait for each other where no schedule reaches.
+const PLACES: usize = 16;
+/// Runs at once that the plan of either gives.
+const CONCURRENT_RUNS: usize = 32;
 /// How long both want more than there is.
 const CONTENTION: Duration = Duration::from_secs(15);
 /// The weights of the two, then: the first floods as well.
 const WEIGHTS: [u64; 2] = [3, 1];
 
 pub(crate) async fn run(place: &Place) -> Result<()> {
-    let server = Server::start(place, &[]).await?;
+    let setup = Setup {
+        hosts: 1,
+        // Nobody: the demo model is asked.
+        openai_base_url: "http://127.0.0.1:9".to_owned(),
+        allow_egress: Vec::new(),
+        settings: vec![("BELLJAR_LOG", "warn".to_owned()), ("BELLJAR_CONCURRENT_RUNS", PLACES.to_string())],
+    };
+    let fleet = Fleet::start(place, setup).await?;
+    let host = fleet.hosts[0].started().await?;
     // A rate limit would refuse the flood before any queue does.
     let unlimited = |more: Value| {
         let mut overrides = json!({"requests_per_minute": 100_000_000});
@@ -48,9 +62,9 @@ pub(crate) async fn run(place: &Place) -> Result<()> {
         }
         overrides
     };
-    let (victim, flooder) = (server.tenant("victim").await?, server.tenant("flooder").await?);
+    let (victim, flooder) = (fleet.tenant("victim").await?, fleet.tenant("flooder").await?);
     for tenant in [&victim, &flooder] {
-        override_plan(&server, tenant, unlimited(json!({}))).await?;
+        override_plan(&fleet, tenant, unlimited(json!({"concurrent_runs": CONCURRENT_RUNS}))).await?;
         let agent = json!({"name": "clerk", "system_prompt": "You answer.", "model": "demo"});
         tenant.post("/v1/agents", agent).await?.made()?;
     }
@@ -65,15 +79,16 @@ pub(crate) async fn run(place: &Place) -> Result<()> {
         // Its queue is full.
         tokio::time::sleep(Duration::from_secs(2)).await;
         loud.push(runs(&victim, RUNS).await?);
-        seen.look(&server, &flooder).await?;
+        seen.look(&fleet, &flooder).await?;
         flood.stop.store(true, Ordering::Relaxed);
         refused.extend(under_way.await?);
         accepted += flood.accepted.load(Ordering::Relaxed);
-        drained(&server).await?;
+        drained(&fleet).await?;
     }
 
-    let shares = contention(&server, [&flooder, &victim], unlimited).await?;
-    server.stop().await?;
+    let shares = contention(&fleet, [&flooder, &victim], unlimited).await?;
+    stop(host).await?;
+    fleet.end().await?;
 
     let unharmed = unharmed(&mut quiet, &mut loud);
     let (half, most) = (percentile(&mut refused, 50.0), percentile(&mut refused, 99.0));
@@ -99,9 +114,9 @@ pub(crate) async fn run(place: &Place) -> Result<()> {
     unharmed
 }
 
-async fn override_plan(server: &Server, tenant: &Tenant, overrides: Value) -> Result<()> {
+async fn override_plan(fleet: &Fleet, tenant: &Tenant, overrides: Value) -> Result<()> {
     let id = tenant.get("/v1/tenant").await?.made()?["id"].as_str().unwrap_or_default().to_owned();
-    let change = server.operator().request(Method::PATCH, &format!("/operator/v1/tenants/{id}"));
+    let change = fleet.operator().request(Method::PATCH, &format!("/operator/v1/tenants/{id}"));
     Answer::of(change.json(&json!({"overrides": overrides}))).await?.made()?;
     Ok(())
 }
@@ -164,25 +179,25 @@ struct Seen {
 }
 
 impl Seen {
-    async fn look(&mut self, server: &Server, flooder: &Tenant) -> Result<()> {
-        let queue = queue_of(server, flooder).await?;
+    async fn look(&mut self, fleet: &Fleet, flooder: &Tenant) -> Result<()> {
+        let queue = queue_of(fleet, flooder).await?;
         self.waiting = self.waiting.max(queue["waiting"].as_u64().unwrap_or_default());
         self.class = queue["class"].as_str().unwrap_or("none").to_owned();
         Ok(())
     }
 }
 
-async fn queue_of(server: &Server, tenant: &Tenant) -> Result<Value> {
-    let queues = server.operator().get("/operator/v1/queues").await?.made()?;
+async fn queue_of(fleet: &Fleet, tenant: &Tenant) -> Result<Value> {
+    let queues = fleet.operator().get("/operator/v1/queues").await?.made()?;
     let id = tenant.get("/v1/tenant").await?.made()?["id"].clone();
     let found = queues["data"].as_array().into_iter().flatten().find(|queue| queue["tenant"] == id);
     Ok(found.cloned().unwrap_or_default())
 }
 
 /// Waits until nothing is queued or driven any more.
-async fn drained(server: &Server) -> Result<()> {
+async fn drained(fleet: &Fleet) -> Result<()> {
     loop {
-        let queues = server.operator().get("/operator/v1/queues").await?.made()?;
+        let queues = fleet.operator().get("/operator/v1/queues").await?.made()?;
         if queues["data"].as_array().is_none_or(Vec::is_empty) {
             return Ok(());
         }
@@ -196,16 +211,16 @@ struct Share {
 }
 
 /// Both flood, and each could take the whole process: the worker-seconds that each was given.
-async fn contention(server: &Server, tenants: [&Tenant; 2], overrides: impl Fn(Value) -> Value) -> Result<Vec<Share>> {
+async fn contention(fleet: &Fleet, tenants: [&Tenant; 2], overrides: impl Fn(Value) -> Value) -> Result<Vec<Share>> {
     for (tenant, weight) in tenants.iter().zip(WEIGHTS) {
-        override_plan(server, tenant, overrides(json!({"weight": weight, "concurrent_runs": 1_000}))).await?;
+        override_plan(fleet, tenant, overrides(json!({"weight": weight, "concurrent_runs": 1_000}))).await?;
     }
     let flood = Flood::default();
     let under_way = future::try_join_all(tenants.map(|tenant| flood.begin(tenant)));
     // Of the places that were free, whoever came first has taken what it could.
     tokio::time::sleep(Duration::from_secs(5)).await;
     let given = || async {
-        let queues = future::try_join_all(tenants.map(|tenant| queue_of(server, tenant))).await?;
+        let queues = future::try_join_all(tenants.map(|tenant| queue_of(fleet, tenant))).await?;
         anyhow::Ok(
             queues.iter().map(|queue| queue["worker_seconds"].as_f64().unwrap_or_default()).collect::<Vec<f64>>(),
         )
@@ -215,7 +230,7 @@ async fn contention(server: &Server, tenants: [&Tenant; 2], overrides: impl Fn(V
     let after = given().await?;
     flood.stop.store(true, Ordering::Relaxed);
     under_way.await?;
-    drained(server).await?;
+    drained(fleet).await?;
     let given: Vec<f64> = before.iter().zip(&after).map(|(before, after)| after - before).collect();
     let (all, weights): (f64, u64) = (given.iter().sum(), WEIGHTS.iter().sum());
     let share = |(given, weight): (f64, u64)| Share { got: given / all, fair: weight as f64 / weights as f64 };

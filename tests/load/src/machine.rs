@@ -50,6 +50,13 @@ pub(crate) async fn commit(superuser_url: &str) -> Result<Duration> {
     Ok(median(&mut took))
 }
 
+/// Tells the planner how large tables are, now.
+pub(crate) async fn analyze(superuser_url: &str) -> Result<()> {
+    let mut database = PgConnection::connect(superuser_url).await?;
+    sqlx::query("ANALYZE").execute(&mut database).await?;
+    Ok(database.close().await?)
+}
+
 /// How many times the work of one burning thread two do.
 pub(crate) fn two_burners() -> f64 {
     let one = burn();

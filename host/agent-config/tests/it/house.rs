@@ -150,8 +150,8 @@ impl House {
 
     pub(crate) async fn publish(&self, tenant: &Tenant, agent: &str, patch: Value) -> Result<Agent, AgentError> {
         let agent: AgentRef = agent.parse()?;
-        let mut tx = tenant.begin().await?;
         let plan = plan(tenant).await;
+        let mut tx = tenant.begin().await?;
         let agent = agents::publish(&mut tx, &plan, &agent, patch, NamingRight::WithinHosts, self.now()).await?;
         tx.commit().await?;
         Ok(agent)

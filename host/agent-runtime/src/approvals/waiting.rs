@@ -124,6 +124,9 @@ pub(crate) async fn wait(
         webhooks::notify(&mut tx, EventKind::ApprovalRequested, Some(turn.run.id), data, ids, now).await?;
     }
     if let Some(until) = turn.purse.owed_until() {
+        if turn.pending.is_none() && holds::lapsed(&mut tx, turn.run.id.uuid()).await? {
+            return Err(RunError::Fenced);
+        }
         // Its step is settled when somebody has decided, or time has.
         holds::keep(&mut tx, turn.run.id.uuid(), used, until).await?;
     }

@@ -2,10 +2,12 @@
 
 use std::{sync::Arc, time::Duration};
 
-use agent_runtime::{RunStatus, StopReason, Turn};
+use agent_config::AgentRef;
+use agent_runtime::{RunStatus, StartRun, StopReason, Turn};
 use billing_meter::{Budget, BudgetSpec, budgets, prices};
 use domain::{Amount, BudgetId, Clock, Kind, Problem, SystemClock, SystemIds, page::PageRequest};
 use kit::FakeExecutor;
+use model_providers::tokens;
 use serde_json::{Value, json};
 use tenancy::{Tenant, tenants};
 use tokio::sync::Notify;
@@ -33,7 +35,7 @@ pub(crate) async fn shown(tenant: &Tenant, id: BudgetId) -> Budget {
 }
 
 /// A price for the model that a test leads: a millionth of a dollar a token.
-async fn price_the_puppet(house: &House) {
+pub(crate) async fn price_the_puppet(house: &House) {
     let mut tx = house.db.db.global().await.unwrap();
     let mut prices = prices::Prices::default_book().unwrap();
     prices.models.push(
@@ -43,6 +45,11 @@ async fn price_the_puppet(house: &House) {
     );
     prices::publish(&mut tx, prices, SystemClock.now()).await.unwrap();
     tx.commit().await.unwrap();
+}
+
+/// Says it to the agent `led`.
+fn led(text: &str) -> StartRun {
+    StartRun { agent: AgentRef::Name("led".parse().unwrap()), ..say(text) }
 }
 
 fn told(turn: &Turn) -> (RunStatus, Option<StopReason>, Option<&str>) {
@@ -100,14 +107,13 @@ async fn a_model_without_a_price_is_not_asked_under_a_budget() {
     let house = House::with_model(FakeExecutor::echo(), Default::default(), &puppet).await;
     let ada = house.tenant("ada").await;
     house.agent(&ada, json!({"name": "led", "system_prompt": "", "model": "puppet/x"})).await;
-    let agent = || agent_config::agents::AgentRef::Name("led".parse().unwrap());
     let id = budget(&ada, "tenant", "1").await;
-    let turn = house.talk(&ada, agent_runtime::StartRun { agent: agent(), ..say("hello") }).await;
+    let turn = house.talk(&ada, led("hello")).await;
     assert_eq!(told(&turn), (RunStatus::Failed, Some(StopReason::Error), Some("budget.unpriced_model")));
     assert!(puppet.asked().is_empty());
     price_the_puppet(&house).await;
     puppet.then([Act::Say("well")]);
-    let turn = house.talk(&ada, agent_runtime::StartRun { agent: agent(), ..say("hello") }).await;
+    let turn = house.talk(&ada, led("hello")).await;
     assert_eq!(told(&turn), (RunStatus::Completed, Some(StopReason::Done), None));
     assert_eq!(shown(&ada, id).await.spent.amount, amount("0.000015"), "as the provider reports");
     // Nothing was said about a limit, and a budget has one.
@@ -151,10 +157,6 @@ async fn what_is_held_comes_back_however_a_run_ends() {
     let ada = house.tenant("ada").await;
     price_the_puppet(&house).await;
     house.agent(&ada, json!({"name": "led", "system_prompt": "", "model": "puppet/x"})).await;
-    let led = |text: &str| agent_runtime::StartRun {
-        agent: agent_config::agents::AgentRef::Name("led".parse().unwrap()),
-        ..say(text)
-    };
     let id = budget(&ada, "tenant", "1").await;
     // Refused by its provider: nothing was spent.
     puppet.then([Act::Refuse(401)]);
@@ -183,7 +185,7 @@ async fn a_run_that_waits_for_an_approval_holds_what_it_has_used() {
     let ada = house.tenant("ada").await;
     let careful = house.bind(&ada, "careful", json!({"approval": "always"})).await;
     let id = budget(&ada, "tenant", "0.01").await;
-    let turn = agent_runtime::StartRun { agent: careful, ..say("/desk__run {}") };
+    let turn = StartRun { agent: careful, ..say("/desk__run {}") };
     let started = house.runtime.start(&ada, turn).await.unwrap();
     let waiting = async {
         loop {
@@ -252,21 +254,118 @@ async fn the_plans_tokens_are_a_budget() {
     assert_eq!(house.chat(&ada, "hello").await.run.status, RunStatus::Completed);
 }
 
+/// Whatever a provider makes of its limit: the quota is not passed.
 #[tokio::test]
-async fn a_quota_of_which_enough_is_left_asks_nothing_of_the_model() {
+async fn under_a_quota_a_model_is_asked_for_what_is_held_and_billed_no_more() {
     let puppet = Puppet::start().await;
     let house = House::with_model(FakeExecutor::echo(), Default::default(), &puppet).await;
     let ada = house.tenant("ada").await;
     house.agent(&ada, json!({"name": "led", "system_prompt": "", "model": "puppet/x"})).await;
-    let agent = || agent_config::agents::AgentRef::Name("led".parse().unwrap());
-    for (tokens, asked) in [(1_000_000, false), (1_000, true)] {
-        allow(&ada, json!({"tokens_per_month": tokens})).await;
-        puppet.then([Act::Say("well")]);
-        let turn = house.talk(&ada, agent_runtime::StartRun { agent: agent(), ..say("hello") }).await;
+    let (mut used, most) = (0, 4096);
+    for (more, enough) in [(1_000_000, true), (100, false)] {
+        let left = used + more;
+        allow(&ada, json!({"tokens_per_month": left})).await;
+        puppet.then([Act::Say("well"), Act::Report(10, 2_000_000)]);
+        let turn = house.talk(&ada, led("hello")).await;
         assert_eq!(told(&turn), (RunStatus::Completed, Some(StopReason::Done), None), "without a price, as before");
-        let request = puppet.asked().pop().unwrap().to_string();
-        assert_eq!(request.contains("max_tokens") || request.contains("max_completion_tokens"), asked, "{request}");
+        let asked = puppet.asked().pop().unwrap()["max_tokens"].as_u64().unwrap();
+        assert!(if enough { asked == most } else { (16..100).contains(&asked) }, "{asked}");
+        let usage = turn.run.usage;
+        assert!(usage.output_tokens.abs_diff(asked) < 16, "{usage:?}");
+        used += usage.input_tokens + usage.output_tokens;
+        assert!(used <= left, "{used} of {left}");
     }
+    let refused = house.runtime.start(&ada, led("hello")).await.unwrap_err();
+    assert_eq!(refused.code(), "quota.tokens");
+}
+
+#[tokio::test]
+async fn each_model_is_asked_for_what_it_may_say_and_for_no_more_than_is_held() {
+    let puppet = Puppet::start().await;
+    let house = House::with_model(FakeExecutor::echo(), Default::default(), &puppet).await;
+    let ada = house.tenant("ada").await;
+    price_the_puppet(&house).await;
+    budget(&ada, "tenant", "1").await;
+    let model = |name: &str, more: Value| {
+        let mut model = json!({"provider": "puppet", "name": name});
+        domain::json::merge(&mut model, more);
+        model
+    };
+    let models = [
+        model("a", json!({"max_output_tokens": 9000})),
+        model("b", json!({})),
+        model("c", json!({"max_output_tokens": 50, "options": {"max_tokens": 1_000_000_000}})),
+        model("d", json!({"options": {"max_tokens": 70, "max_completion_tokens": 1_000_000}})),
+        model("e", json!({"options": {"thinking": {"budget_tokens": 1000}}})),
+    ];
+    let spec = json!({"name": "led", "system_prompt": "", "model": models[0], "fallback_models": models[1..]});
+    house.agent(&ada, spec).await;
+    for _ in 0..4 {
+        puppet.then([Act::Refuse(401)]);
+    }
+    puppet.then([Act::Say("well")]);
+    assert_eq!(told(&house.talk(&ada, led("hello")).await), (RunStatus::Completed, Some(StopReason::Done), None));
+    let asked: Vec<_> = puppet.asked().iter().map(|body| body["max_tokens"].as_u64().unwrap()).collect();
+    assert_eq!(asked, [9000, 4096, 50, 70, 5096]);
+    assert!(puppet.asked().iter().all(|body| body.get("max_completion_tokens").is_none()));
+}
+
+/// Thoughts and half a call are paid for like text, whoever cuts them; nothing that came is asked for again.
+#[tokio::test]
+async fn an_answer_that_is_cut_before_its_first_word_is_billed() {
+    let puppet = Puppet::start().await;
+    let house = House::with_model(FakeExecutor::echo(), Default::default(), &puppet).await;
+    let ada = house.tenant("ada").await;
+    price_the_puppet(&house).await;
+    let agent = async |name: &str, limits: Value| {
+        let models = ["puppet/x", "puppet/y"];
+        let spec = json!({"name": name, "system_prompt": "", "model": models[0], "fallback_models": models[1..], "limits": limits});
+        house.agent(&ada, spec).await;
+        StartRun { agent: AgentRef::Name(name.parse().unwrap()), ..say("hello") }
+    };
+    let (patient, hasty) = (agent("patient", json!({})).await, agent("hasty", json!({"deadline_seconds": 1})).await);
+    let id = budget(&ada, "tenant", "1").await;
+    let thought = "Let me think about it.";
+    let arguments = "{\"n\": \"one two three";
+    let thinks = || Act::Delta(json!({"reasoning_content": thought}));
+    let calls = || {
+        let function = json!({"name": "desk__run", "arguments": arguments});
+        Act::Delta(json!({"tool_calls": [{"index": 0, "id": "a", "function": function}]}))
+    };
+    let hang = Arc::new(Notify::new());
+    let mut times = 0;
+    let cut = (RunStatus::Failed, Some(StopReason::Error), Some("provider.cut_short"));
+    let late = (RunStatus::Failed, Some(StopReason::Deadline), Some("run.deadline"));
+    let all = format!("{thought}desk__run{arguments}");
+    for (agent, script, ended, said, unseen) in [
+        (&patient, vec![thinks(), Act::Cut], cut, "", thought),
+        (&patient, vec![calls(), Act::Cut], cut, "", &all[thought.len()..]),
+        (&patient, vec![thinks(), Act::Say("It is one."), calls(), Act::Cut], cut, "It is one.", &all),
+        (&hasty, vec![thinks(), Act::Hang(hang.clone())], late, "", thought),
+    ] {
+        let before = shown(&ada, id).await.spent.amount;
+        puppet.then(script.clone());
+        times += 1;
+        let turn = house.talk(&ada, agent.clone()).await;
+        assert_eq!(told(&turn), ended, "{script:?}");
+        assert_eq!(turn.message.as_ref().unwrap().content, said, "{script:?}");
+        assert_eq!(puppet.asked().len(), times, "{script:?}: no model is asked again");
+        assert!(turn.run.usage.input_tokens > 0, "{script:?}");
+        assert_eq!(turn.run.usage.output_tokens, tokens::count(said) + tokens::count(unseen), "{script:?}");
+        let after = shown(&ada, id).await;
+        assert_eq!((turn.run.steps, after.held.amount), (1, Amount::ZERO), "{script:?}");
+        assert!(turn.run.cost.amount > Amount::ZERO, "{script:?}");
+        assert_eq!(after.spent.amount, before + turn.run.cost.amount, "{script:?}");
+    }
+    // Nothing had come: it is asked again, and costs nothing.
+    let before = shown(&ada, id).await;
+    for _ in 0..2 {
+        puppet.then([Act::Delta(json!({"role": "assistant", "content": ""})), Act::Cut]);
+    }
+    let turn = house.talk(&ada, patient).await;
+    assert_eq!((told(&turn), turn.run.steps, puppet.asked().len()), (cut, 0, times + 2));
+    assert_eq!(shown(&ada, id).await.remaining, before.remaining);
+    hang.notify_one();
 }
 
 async fn allow(tenant: &Tenant, overrides: Value) {

@@ -6,9 +6,9 @@ use std::{
     time::Duration,
 };
 
-use agent_runtime::{AgentRuntime, RunStatus, Settings, StopReason, Turn};
+use agent_runtime::{AgentRuntime, RunStatus, Settings, StartRun, StopReason, Turn};
 use async_trait::async_trait;
-use domain::{Amount, RunId};
+use domain::{Amount, RunId, message::text_of, page::PageRequest};
 use futures::StreamExt;
 use kit::FakeExecutor;
 use serde_json::json;
@@ -17,10 +17,10 @@ use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 use tool_api::{CallError, CallHost, Finished, HostError, Intent, Recording, Replayed, Status, ToolCall, ToolExecutor};
 
-use crate::house::House;
+use crate::house::{House, say};
 
 /// Leases that are over at once, and are never renewed: as of processes that have died.
-fn dying() -> Settings {
+pub(crate) fn dying() -> Settings {
     let hour = Duration::from_secs(3600);
     Settings { lease: Duration::ZERO, heartbeat: hour, poll: hour, ..Settings::default() }
 }
@@ -130,6 +130,15 @@ async fn what_a_kept_reply_has_used_stays_held_until_its_run_has_ended() {
         let abandoned = Abandoned { house, ada, run, first };
         let held = crate::budgets::shown(&abandoned.ada, budget).await.held.amount;
         assert_eq!(held > Amount::ZERO, is_owed, "the lease is over: {held:?} is held");
+        if is_owed {
+            // The next process pays for the calls with the same hold, and dies before they send anything.
+            let second = Hangs::default();
+            let process = abandoned.house.process(Arc::new(second.clone()), dying());
+            process.look_for_work().await.unwrap();
+            second.began.notified().await;
+            let held = crate::budgets::shown(&abandoned.ada, budget).await.held.amount;
+            assert!(held > Amount::ZERO, "the reply is still kept");
+        }
         let (_, turn) = abandoned.resumed(FakeExecutor::echo()).await;
         let after = crate::budgets::shown(&abandoned.ada, budget).await;
         assert_eq!((after.held.amount, after.spent.amount), (Amount::ZERO, turn.run.cost.amount));
@@ -201,7 +210,7 @@ async fn nothing_leaves_a_process_that_has_lost_its_run() {
     let gate = Arc::new(Notify::new());
     let waits = Waits { gate: gate.clone(), sends: sends.clone() };
     let runtime = house.process(Arc::new(waits), dying());
-    let run = runtime.start(&ada, crate::house::say("/desk__run {}")).await.unwrap().run;
+    let run = runtime.start(&ada, say("/desk__run {}")).await.unwrap().run;
     let second = house.process(Arc::new(FakeExecutor::echo()), Settings::default());
     while second.turn(&ada, run).await.unwrap().run.status != RunStatus::Completed {
         second.look_for_work().await.unwrap();
@@ -251,6 +260,85 @@ async fn a_run_that_ends_every_process_is_given_up() {
     assert!(turn.run.cost.amount > Amount::ZERO);
     let resumed = abandoned.kinds(&last).await.into_iter().filter(|kind| kind == "run.resumed").count();
     assert_eq!(resumed, 5);
+}
+
+#[tokio::test]
+async fn a_process_takes_no_more_abandoned_runs_than_it_can_drive() {
+    let first = Hangs::default();
+    let house = House::with(first.clone(), dying()).await;
+    let ada = house.tenant("ada").await;
+    let mut runs = Vec::new();
+    for _ in 0..4 {
+        runs.push(house.start(&ada, "/desk__run {}").await.run);
+        first.began.notified().await;
+    }
+    let attempts = async || -> i64 {
+        let mut tx = ada.begin().await.unwrap();
+        sqlx::query_scalar("SELECT sum(attempts) FROM run").fetch_one(tx.conn()).await.unwrap()
+    };
+    let before = attempts().await;
+    let second = Hangs::default();
+    let small = house.process(Arc::new(second.clone()), Settings { concurrent_runs: 1, ..Settings::default() });
+    small.look_for_work().await.unwrap();
+    small.look_for_work().await.unwrap();
+    assert_eq!(attempts().await - before, 2, "its own place once more; the others lose no attempt");
+    while second.calls().len() < 2 {
+        second.began.notified().await;
+    }
+    let third = house.process(Arc::new(FakeExecutor::echo()), Settings::default());
+    third.look_for_work().await.unwrap();
+    second.go_on.notify_one();
+    second.go_on.notify_one();
+    for run in runs {
+        assert_eq!(third.wait(&ada, run, Duration::from_secs(30)).await.unwrap().run.status, RunStatus::Completed);
+    }
+    assert_eq!(attempts().await - before, 4);
+}
+
+/// As an older release would leave it, or a newer one.
+async fn an_unreadable_reply(tenant: &Tenant, run: RunId) {
+    let mut tx = tenant.begin().await.unwrap();
+    let broken = "UPDATE run SET pending = '{}' WHERE run_id = $1";
+    sqlx::query(broken).bind(run.uuid()).execute(tx.conn()).await.unwrap();
+    tx.commit().await.unwrap();
+}
+
+#[tokio::test]
+async fn what_was_said_in_line_stays_said_when_its_run_cannot_be_driven() {
+    let first = Hangs::default();
+    let house = House::new(first.clone()).await;
+    let ada = house.tenant("ada").await;
+    let started = house.start(&ada, "/desk__run {}").await;
+    first.began.notified().await;
+    let in_line = StartRun { conversation: Some(started.conversation), queue: true, ..say("and one more") };
+    let in_line = house.runtime.start(&ada, in_line).await.unwrap().run;
+    an_unreadable_reply(&ada, in_line).await;
+    first.go_on.notify_one();
+    house.runtime.wait(&ada, started.run, Duration::from_secs(30)).await.unwrap();
+    house.runtime.look_for_work().await.unwrap();
+    let turn = house.runtime.wait(&ada, in_line, Duration::from_secs(30)).await.unwrap();
+    let code = turn.run.error.map(|error| error.code);
+    assert_eq!((turn.run.status, code.as_deref()), (RunStatus::Failed, Some("run.internal_error")));
+    let page = PageRequest { limit: 100, after: None };
+    let mut tx = ada.begin().await.unwrap();
+    let said = conversation_store::messages::list(&mut tx, started.conversation, page).await.unwrap().data;
+    assert_eq!(text_of(&said.last().unwrap().parts), "and one more");
+}
+
+#[tokio::test]
+async fn nothing_is_held_for_a_reply_that_is_lost() {
+    let first = Hangs::sending(&[true]);
+    let house = House::with(first.clone(), dying()).await;
+    let ada = house.tenant("ada").await;
+    let budget = crate::budgets::budget(&ada, "tenant", "1").await;
+    let run = house.start(&ada, "/desk__run {\"n\": 1}").await.run;
+    first.began.notified().await;
+    an_unreadable_reply(&ada, run).await;
+    let abandoned = Abandoned { house, ada, run, first };
+    let (_, turn) = abandoned.resumed(FakeExecutor::echo()).await;
+    assert_eq!((turn.run.status, turn.run.cost.amount), (RunStatus::Failed, Amount::ZERO));
+    let shown = crate::budgets::shown(&abandoned.ada, budget).await;
+    assert_eq!((shown.held.amount, shown.spent.amount), (Amount::ZERO, Amount::ZERO));
 }
 
 #[tokio::test]

@@ -210,10 +210,10 @@ async fn a_call_that_did_not_answer_leaves_nothing() {
 
 /// Answers when it is let.
 #[derive(Clone)]
-struct Held {
-    fake: FakeExecutor,
-    began: Arc<Notify>,
-    go: Arc<Notify>,
+pub(crate) struct Held {
+    pub(crate) fake: FakeExecutor,
+    pub(crate) began: Arc<Notify>,
+    pub(crate) go: Arc<Notify>,
 }
 
 #[async_trait]

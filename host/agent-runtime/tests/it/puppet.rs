@@ -18,6 +18,12 @@ use tokio::{
 pub(crate) enum Act {
     Say(&'static str),
     Call(&'static str, Value),
+    /// Says this of a chat completion, as it is.
+    Delta(Value),
+    /// Breaks off.
+    Cut,
+    /// Reports so much input and output, in place of ten and five.
+    Report(u64, u64),
     /// Says nothing until it is let go on.
     Hang(Arc<Notify>),
     /// Refuses with this status instead of answering.
@@ -89,7 +95,7 @@ impl Puppet {
             return stream.write_all(head.as_bytes()).await;
         }
         stream.write_all(b"HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\nconnection: close\r\n\r\n").await?;
-        let mut calls = 0;
+        let (mut calls, mut tokens) = (0, (10, 5));
         for act in script {
             let delta = match act {
                 Act::Say(text) => json!({"content": text}),
@@ -102,12 +108,18 @@ impl Puppet {
                     until.notified().await;
                     continue;
                 }
+                Act::Delta(delta) => delta,
+                Act::Cut => return Ok(()),
+                Act::Report(input, output) => {
+                    tokens = (input, output);
+                    continue;
+                }
                 Act::Refuse(_) => panic!("a refusal is the whole answer"),
             };
             stream.write_all(frame(&json!({"choices": [{"index": 0, "delta": delta}]})).as_bytes()).await?;
         }
         let finish = if calls > 0 { "tool_calls" } else { "stop" };
-        let usage = json!({"prompt_tokens": 10, "completion_tokens": 5});
+        let usage = json!({"prompt_tokens": tokens.0, "completion_tokens": tokens.1});
         let end = json!({"choices": [{"index": 0, "delta": {}, "finish_reason": finish}], "usage": usage});
         stream.write_all(frame(&end).as_bytes()).await?;
         stream.write_all(b"data: [DONE]\n\n").await

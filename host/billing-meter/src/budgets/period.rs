@@ -58,6 +58,14 @@ impl Starts {
         }
     }
 
+    pub(crate) fn of(self, window: Window) -> Timestamp {
+        match window {
+            Window::Day => self.day,
+            Window::Month => self.month,
+            Window::Total => self.total,
+        }
+    }
+
     pub(crate) fn end(self, window: Window) -> Option<Timestamp> {
         match window {
             Window::Day => Some(self.next_day),

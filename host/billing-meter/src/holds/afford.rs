@@ -6,8 +6,8 @@ use rust_decimal::{Decimal, prelude::ToPrimitive};
 use super::{Exceeded, Spend};
 use crate::{prices::PriceBook, usage::Used};
 
-/// Output of one model call when a budget applies and the agent names no number: what every current model takes.
-pub const OUTPUT_TOKENS_DEFAULT: u64 = 4_096;
+/// Output of one model call when a budget or a quota applies and the agent names no number: what every current model takes.
+pub const OUTPUT_TOKENS_DEFAULT: u32 = 4_096;
 /// Less than this is no answer: a call that could not say more is not made.
 const OUTPUT_TOKENS_MIN: u64 = 16;
 /// A call may end this long after its deadline, in microseconds: what it used until then is on its receipt.

@@ -25,7 +25,7 @@ pub(super) struct Pot {
     pub(super) budget: Uuid,
     pub(super) subject: String,
     pub(super) starts_at: OffsetDateTime,
-    window: Window,
+    pub(super) window: Window,
     currency: String,
     pub(super) amount: Decimal,
     spent: Decimal,

@@ -1,5 +1,6 @@
 //! Budgets, and what is held of them, against a real Postgres.
 
+mod forgotten;
 mod race;
 
 use billing_meter::{
@@ -78,7 +79,7 @@ async fn a_strangers_budget_is_neither_seen_nor_spent() {
     let patch = || BudgetPatch::default();
     assert!(matches!(budgets::update(&mut tx, id, patch(), "USD", now()).await, Err(BudgetError::NotFound)));
     assert!(budgets::list(&mut tx, PageRequest::default(), now()).await.unwrap().data.is_empty());
-    assert!(!holds::any(&mut tx, None).await.unwrap());
+    assert!(!prices::standing(&mut tx).await.unwrap().has_budgets);
     let owner = SystemIds.uuid();
     assert!(holds::left(&mut tx, owner, &Spender::default(), now()).await.unwrap().is_unlimited());
     drop(tx);
@@ -256,6 +257,11 @@ async fn a_window_ends_and_a_hold_counts_where_it_was_taken() {
     assert!(hold(&ada, owner, &none, money("1"), june).await);
     settle(&ada, owner, money("1")).await;
     assert!(!hold(&ada, SystemIds.uuid(), &none, money("0.1"), at("2027-01-01T00:00:00Z")).await);
+    let mut tx = ada.begin().await.unwrap();
+    let patch = serde_json::from_value(json!({"amount": "4"})).unwrap();
+    budgets::update(&mut tx, total, patch, "USD", june).await.unwrap();
+    tx.commit().await.unwrap();
+    assert!(hold(&ada, SystemIds.uuid(), &none, money("0.1"), at("2026-07-02T00:00:00Z")).await);
     // What is over is not kept.
     let mut catalog = db.superuser().await;
     let count = "SELECT count(*) FROM belljar.budget_window";
@@ -281,6 +287,11 @@ async fn a_hold_expires_with_its_lease() {
     assert!(!hold(&ada, SystemIds.uuid(), &none, money("0.8"), later).await);
     assert!(hold(&ada, SystemIds.uuid(), &none, money("0.75"), later).await);
     assert_eq!(shown(&ada, id, later).await, triple("0", "1", "0"));
+    let mut tx = ada.begin().await.unwrap();
+    for (owner, lapsed) in [(silent, true), (renewed, false), (SystemIds.uuid(), false)] {
+        assert_eq!(holds::lapsed(&mut tx, owner).await.unwrap(), lapsed);
+    }
+    drop(tx);
     // Whoever was only late still pays what it spent.
     settle(&ada, silent, money("0.125")).await;
     settle(&ada, renewed, money("0.125")).await;

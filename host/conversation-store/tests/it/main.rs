@@ -71,7 +71,7 @@ async fn a_strangers_conversation_is_none() {
     assert_eq!(conversations::get(&mut tx, conversation.id).await.unwrap(), None);
     assert!(texts(&mut tx, conversation.id).await.is_empty());
     assert!(messages::newest(&mut tx, conversation.id, 10).await.unwrap().is_empty());
-    assert!(messages::of_run(&mut tx, run).await.unwrap().is_empty());
+    assert_eq!(messages::last_of_run(&mut tx, run).await.unwrap(), None);
     let list = conversations::list(&mut tx, &ConversationFilter::default(), PageRequest::default()).await.unwrap();
     assert!(list.data.is_empty());
     for code in [
@@ -298,8 +298,8 @@ async fn messages_are_read_in_pages_backwards_and_by_run() {
     let id = open(&tenant, new(db.agent(&tenant).await, None)).await.id;
     let run = RunId::new(&SystemIds);
     let mut said: Vec<_> = (1..=5).map(|n| says(Role::User, &n.to_string())).collect();
-    for message in &mut said[2..4] {
-        message.run_id = Some(run);
+    for (message, role) in said[1..4].iter_mut().zip([Role::Assistant, Role::Assistant, Role::Tool]) {
+        (message.run_id, message.role) = (Some(run), role);
     }
     append(&tenant, id, &said).await;
     let contents = |messages: &[messages::Message]| messages.iter().map(|m| m.content.clone()).collect::<Vec<_>>();
@@ -313,8 +313,8 @@ async fn messages_are_read_in_pages_backwards_and_by_run() {
     assert!(messages::list(&mut tx, id, beyond).await.unwrap().data.is_empty());
     assert_eq!(contents(&messages::newest(&mut tx, id, 2).await.unwrap()), ["4", "5"]);
     assert_eq!(contents(&messages::newest(&mut tx, id, 99).await.unwrap()).len(), 5);
-    let of_run = messages::of_run(&mut tx, run).await.unwrap();
-    assert_eq!((contents(&of_run), of_run[0].run_id), (vec!["3".into(), "4".into()], Some(run)));
+    let last = messages::last_of_run(&mut tx, run).await.unwrap().unwrap();
+    assert_eq!((last.content.as_str(), last.run_id), ("3", Some(run)));
 }
 
 #[tokio::test]
@@ -325,12 +325,11 @@ async fn an_imported_history_is_whole_or_refused() {
     let text = |role, text: &str| (role, vec![Part::text(text)]);
     let mut tx = tenant.begin().await.unwrap();
     let wrong = vec![text(Role::User, "hello"), text(Role::Tool, "42")];
-    let error = messages::import(&mut tx, id, wrong, &SystemIds, now()).await.unwrap_err();
+    let error = messages::imported(wrong, &SystemIds).unwrap_err();
     assert!(matches!(&error, MessageError::BadHistory(fields) if fields[0].pointer == "/messages/1/role"));
-    assert!(texts(&mut tx, id).await.is_empty());
 
-    let longest = vec![text(Role::User, "hello"); 1_000];
-    let written = messages::import(&mut tx, id, longest, &SystemIds, now()).await.unwrap();
+    let longest = messages::imported(vec![text(Role::User, "hello"); 1_000], &SystemIds).unwrap();
+    let written = messages::append(&mut tx, id, &longest, now()).await.unwrap();
     assert_eq!((written.len(), written[999].position), (1_000, 1_000));
 }
 

@@ -75,7 +75,8 @@ pub(crate) async fn create(
     let new = NewConversation { agent_id, external_user_id, title: body.title, metadata: body.metadata };
     let now = gateway.clock.now();
     let conversation = conversations::create(&mut tx, new, &*gateway.ids, now).await?;
-    messages::import(&mut tx, conversation.id, history, &*gateway.ids, now).await?;
+    let history = messages::imported(history, &*gateway.ids)?;
+    messages::append(&mut tx, conversation.id, &history, now).await?;
     once.commit(tx, Made::created(format!("/v1/conversations/{}", conversation.id), conversation)).await
 }
 

@@ -72,6 +72,8 @@ impl Blocks {
             "thinking" | "redacted_thinking" => {
                 let bytes = block.to_string().len();
                 self.begun(bytes)?;
+                // Sealed thoughts cannot be counted. They have come all the same.
+                reply.unseen(block["thinking"].as_str().unwrap_or_default())?;
                 self.open.insert(index, Block::Thought(block, bytes));
             }
             _ => {}
@@ -94,7 +96,10 @@ impl Blocks {
             ("text_delta", _) => return Ok(Some(text("text").to_owned())),
             ("input_json_delta", Some(Block::Call(place, _))) => reply.call_arguments(*place, text("partial_json"))?,
             ("input_json_delta", _) => return Err(Fault::Bad("arguments come of a call that was not begun")),
-            ("thinking_delta", Some(Block::Thought(block, bytes))) => add(block, "thinking", text("thinking"), bytes)?,
+            ("thinking_delta", Some(Block::Thought(block, bytes))) => {
+                add(block, "thinking", text("thinking"), bytes)?;
+                reply.unseen(text("thinking"))?;
+            }
             ("signature_delta", Some(Block::Thought(block, bytes))) => {
                 add(block, "signature", text("signature"), bytes)?;
             }

@@ -4,13 +4,11 @@ use domain::message::{FunctionSpec, Part, Role};
 use serde_json::{Map, Value, json};
 
 use super::Flavor;
-use crate::{Message, ModelRequest, names};
+use crate::{Message, ModelRequest, names, stream::OUTPUT_LIMITS};
 
 /// Fields that an agent's options cannot set: they are the loop's own. `n` is among them because several answers would
 /// be paid for and one read.
 const OWN_FIELDS: [&str; 7] = ["model", "messages", "stream", "stream_options", "tools", "functions", "n"];
-/// The two names of one limit.
-const OUTPUT_LIMITS: [&str; 2] = ["max_completion_tokens", "max_tokens"];
 /// What Gemini takes for a call that it did not sign itself, such as one of another model.
 const NOT_SIGNED: &str = "skip_thought_signature_validator";
 
@@ -71,7 +69,9 @@ fn message(flavor: Flavor, request: &ModelRequest, message: &Message) -> Vec<Val
                 text.push_str("[an image]");
             }
             match (calls.is_empty(), text.is_empty()) {
-                (true, _) => vec![json!({"role": "assistant", "content": text})],
+                // Some providers refuse an empty message: an answer may have been cut before its first word.
+                (true, true) => Vec::new(),
+                (true, false) => vec![json!({"role": "assistant", "content": text})],
                 (false, true) => vec![json!({"role": "assistant", "content": null, "tool_calls": calls})],
                 (false, false) => vec![json!({"role": "assistant", "content": text, "tool_calls": calls})],
             }

@@ -39,6 +39,9 @@ struct Choice {
 struct Delta {
     content: Option<String>,
     refusal: Option<String>,
+    /// Thoughts. Some providers have the one name, some the other, and some both with the same text.
+    reasoning_content: Option<Value>,
+    reasoning: Option<Value>,
     tool_calls: Option<Vec<CallDelta>>,
     images: Option<Vec<ImageDelta>>,
 }
@@ -159,6 +162,10 @@ impl Frames for Chunks {
             }
             if let Some(delta) = choice.delta {
                 text.extend([delta.content, delta.refusal].into_iter().flatten());
+                let thoughts = [&delta.reasoning_content, &delta.reasoning].into_iter().flatten();
+                if let Some(thought) = thoughts.filter_map(Value::as_str).find(|thought| !thought.is_empty()) {
+                    reply.unseen(thought)?;
+                }
                 for call in delta.tool_calls.unwrap_or_default() {
                     self.call(reply, call)?;
                 }

@@ -181,6 +181,7 @@ fn the_body_has_what_was_set_and_nothing_else() {
             message(Role::Tool, vec![result("a", "2"), result("b", "not JSON")]),
             message(Role::Assistant, vec![call("c", json!({}))]),
             message(Role::Tool, vec![result("c", "3"), of_tool]),
+            message(Role::Assistant, vec![Part::text("")]),
             message(Role::Assistant, vec![Part::text("done")]),
         ],
         functions: vec![FunctionSpec {

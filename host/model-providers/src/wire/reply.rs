@@ -9,7 +9,7 @@ use crate::{ModelEvent, StopReason, Usage, tokens};
 pub(crate) const CALLS_MAX: usize = 64;
 /// Most bytes of one call's arguments.
 const ARGUMENTS_BYTES_MAX: usize = 256 * 1024;
-/// Most bytes of one reply's text: a long book.
+/// Most bytes of one reply's text, and of what is not shown of it: a long book.
 const TEXT_BYTES_MAX: usize = 4 * 1024 * 1024;
 /// Longest id or name of a call. Our own names have 64.
 const NAME_BYTES_MAX: usize = 256;
@@ -45,6 +45,10 @@ pub(crate) struct SaidError {
 #[derive(Debug, Default)]
 pub(crate) struct Reply {
     text: String,
+    /// Thoughts, names and arguments of calls, in the order in which they came.
+    unseen: String,
+    /// How much of it has been told, in bytes. `None`: all of it.
+    unseen_from: Option<usize>,
     calls: Vec<Call>,
     images: Vec<(String, String)>,
     reasoning: Vec<Value>,
@@ -77,11 +81,27 @@ impl Reply {
         Ok(())
     }
 
+    /// Something has come that nobody is shown, with this text.
+    pub(crate) fn unseen(&mut self, piece: &str) -> Result<(), Fault> {
+        if self.unseen.len() + piece.len() > TEXT_BYTES_MAX {
+            return Err(Fault::Bad("its thoughts are longer than 4 MiB"));
+        }
+        self.unseen_from.get_or_insert(self.unseen.len());
+        self.unseen.push_str(piece);
+        Ok(())
+    }
+
+    /// Of that, what has not been told, if something has come since.
+    pub(super) fn unseen_yet(&mut self) -> Option<String> {
+        self.unseen_from.take().map(|from| self.unseen[from..].to_owned())
+    }
+
     /// Begins a call; gives its place.
     pub(crate) fn begin_call(&mut self) -> Result<usize, Fault> {
         if self.calls.len() >= CALLS_MAX {
             return Err(Fault::Bad("it has more than 64 tool calls"));
         }
+        self.unseen("")?;
         self.calls.push(Call::default());
         Ok(self.calls.len() - 1)
     }
@@ -113,15 +133,17 @@ impl Reply {
 
     /// A name comes whole, in pieces, or whole again with every piece of the arguments.
     pub(crate) fn call_name(&mut self, place: usize, name: &str) -> Result<(), Fault> {
-        self.change(place, |call| {
-            if name != call.name {
-                call.name.push_str(name);
-            }
-        })
+        let is_said = self.calls.get(place).is_some_and(|call| call.name == name);
+        if is_said {
+            return Ok(());
+        }
+        self.change(place, |call| call.name.push_str(name))?;
+        self.unseen(name)
     }
 
     pub(crate) fn call_arguments(&mut self, place: usize, piece: &str) -> Result<(), Fault> {
-        self.change(place, |call| call.arguments.push_str(piece))
+        self.change(place, |call| call.arguments.push_str(piece))?;
+        self.unseen(piece)
     }
 
     fn change(&mut self, place: usize, change: impl FnOnce(&mut Call)) -> Result<(), Fault> {
@@ -154,7 +176,7 @@ impl Reply {
             return Err(Fault::Bad("it has more than 4 images"));
         }
         self.images.push((media_type.to_owned(), data.to_owned()));
-        Ok(())
+        self.unseen("")
     }
 
     /// Something that the provider wants back.
@@ -205,14 +227,11 @@ impl Reply {
     /// What the provider wants back, the images, the calls in their order, then the end. `count_input` is asked if the
     /// provider reported no usage.
     pub(super) fn end(mut self, count_input: impl FnOnce() -> u64) -> Vec<ModelEvent> {
-        let usage = self.usage.unwrap_or_else(|| {
-            let calls = self.calls.iter().map(|call| tokens::count(&call.name) + tokens::count(&call.arguments));
-            Usage {
-                input_tokens: count_input(),
-                cached_input_tokens: 0,
-                output_tokens: tokens::count(&self.text) + calls.sum::<u64>(),
-                reported: false,
-            }
+        let usage = self.usage.unwrap_or_else(|| Usage {
+            input_tokens: count_input(),
+            cached_input_tokens: 0,
+            output_tokens: tokens::count(&self.text) + tokens::count(&self.unseen),
+            reported: false,
         });
         let stop = match self.stop.unwrap_or(StopReason::Done) {
             // Some providers say `stop` though they ask for calls.

@@ -1,5 +1,6 @@
 //! Recorded answers through the adapters: whole, however they are cut, and broken in every place.
 
+mod told;
 mod upstream;
 
 use serde_json::{Value, json};
@@ -17,6 +18,7 @@ pub(crate) async fn collect(mut stream: ModelStream) -> Read {
     while let Some(event) = stream.next().await {
         match event? {
             ModelEvent::Text(piece) => text.push_str(&piece),
+            ModelEvent::Unseen(_) => {}
             event => events.push(event),
         }
     }
@@ -29,7 +31,11 @@ pub(crate) async fn read(dialect: &dyn Dialect, pieces: Vec<Result<Bytes, Egress
 }
 
 async fn read_with(dialect: &dyn Dialect, request: ModelRequest, pieces: Vec<Result<Bytes, EgressError>>) -> Read {
-    let reader = Reader {
+    collect(reader(dialect, request, pieces).events()).await
+}
+
+fn reader(dialect: &dyn Dialect, request: ModelRequest, pieces: Vec<Result<Bytes, EgressError>>) -> Reader {
+    Reader {
         provider: "local".into(),
         key: KEY.to_owned().into(),
         key_of: KeyOf::Tenant,
@@ -37,8 +43,7 @@ async fn read_with(dialect: &dyn Dialect, request: ModelRequest, pieces: Vec<Res
         frames: dialect.frames(),
         request,
         body: futures::stream::iter(pieces).boxed(),
-    };
-    collect(reader.events()).await
+    }
 }
 
 pub(crate) async fn read_text(dialect: &dyn Dialect, text: impl Into<String>) -> Read {

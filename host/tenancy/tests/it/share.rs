@@ -5,7 +5,7 @@ use std::time::Duration;
 use kit::TestDb;
 use tenancy::{Tenant, TenantTx};
 
-/// The tests' database has eight connections.
+/// Of the eight connections that the tests have.
 const MOST: usize = 4;
 
 async fn open(tenant: &Tenant, transactions: usize) -> Vec<TenantTx> {
@@ -17,7 +17,7 @@ async fn open(tenant: &Tenant, transactions: usize) -> Vec<TenantTx> {
 }
 
 #[tokio::test]
-async fn a_tenant_opens_half_of_the_transactions_and_its_next_one_waits() {
+async fn a_tenant_opens_four_transactions_and_its_next_one_waits() {
     let db = TestDb::start().await;
     let (ada, bob) = (db.tenant("ada").await, db.tenant("bob").await);
     let mut held = open(&ada, MOST).await;

@@ -5,7 +5,10 @@ use std::time::Duration;
 use rust_decimal::Decimal;
 use serde_json::{Value, json};
 
-use crate::app::{Client, TestApp, component};
+use crate::{
+    app::{Client, TestApp, component},
+    outside::NOBODY,
+};
 
 fn decimal(money: &Value) -> Decimal {
     money["amount"].as_str().unwrap_or_else(|| panic!("{money} is no money")).parse().unwrap()
@@ -138,11 +141,11 @@ async fn the_plans_tokens_end_and_a_larger_plan_goes_on() {
 
 #[tokio::test]
 async fn a_webhook_hears_that_a_threshold_is_passed() {
-    let app = TestApp::start().await;
+    let app = TestApp::with_egress(vec![NOBODY]).await;
     let ada = app.tenant("ada").await;
     ada.agent("clerk", &[]).await;
     let cost = decimal(&ada.chat("clerk", "hello").await["run"]["cost"]);
-    let hook = json!({"url": "https://hooks.example.com/x", "events": ["budget.threshold"]});
+    let hook = json!({"url": format!("http://{NOBODY}/"), "events": ["budget.threshold"]});
     let hook = ada.post("/v1/webhooks", hook).await.created();
     let amount = (cost * Decimal::from(4)).to_string();
     let path = budget(&ada, json!({"scope": "tenant", "window": "day", "amount": amount, "alert_at": 0.5})).await;

@@ -9,7 +9,10 @@ use gateway::{operator_routes, tenant_routes};
 use reqwest::Method;
 use serde_json::{Value, json};
 
-use crate::app::{Answer, Client, TestApp, component};
+use crate::{
+    app::{Answer, Client, TestApp, component},
+    outside::NOBODY,
+};
 use table::{Route, Stranger, table};
 
 pub(crate) use table::{Names, fill};
@@ -45,7 +48,7 @@ struct Ada {
 
 async fn ada(app: &TestApp) -> Ada {
     let client = app.tenant("ada-and-sons").await;
-    let hook = json!({"url": "https://adas-hook.invalid/", "events": ["tool_version.ready"]});
+    let hook = json!({"url": format!("http://{NOBODY}/adas-hook"), "events": ["tool_version.ready"]});
     let webhook = client.post("/v1/webhooks", hook).await.created();
     let webhook = webhook["id"].as_str().unwrap().to_owned();
     let version = client.upload("adas-tool", component("echo")).await.created();
@@ -177,7 +180,7 @@ fn no_route_is_missing_from_the_table() {
 
 #[tokio::test]
 async fn a_stranger_gets_the_same_404_as_for_what_nobody_has() {
-    let app = TestApp::start().await;
+    let app = TestApp::with_egress(vec![NOBODY]).await;
     let (ada, stranger) = (ada(&app).await, app.tenant("stranger").await);
     let before = ada.sees().await;
     for (path, status, text) in &before {
@@ -240,7 +243,7 @@ async fn a_stranger_learns_nothing_by_names_in_queries_and_bodies() {
         ("PATCH", |_| "/v1/agents/own".into(), |n| json!({"tools": [{"tool": n["tools"], "version": "latest"}]})),
         ("PATCH", |_| "/v1/agents/own".into(), |n| json!({"tools": [{"tool": "own", "version": n["versions"]}]})),
     ];
-    let app = TestApp::start().await;
+    let app = TestApp::with_egress(vec![NOBODY]).await;
     let (ada, stranger) = (ada(&app).await, app.tenant("stranger").await);
     stranger.upload("own", component("clock")).await.created();
     stranger.agent("own", &["own"]).await;
@@ -280,7 +283,7 @@ async fn a_stranger_learns_nothing_by_names_in_queries_and_bodies() {
 
 #[tokio::test]
 async fn without_a_key_there_is_nothing() {
-    let app = TestApp::start().await;
+    let app = TestApp::with_egress(vec![NOBODY]).await;
     let ada = ada(&app).await;
     let mut mistyped = ada.client.key.clone();
     let last = if mistyped.pop() == Some('a') { 'b' } else { 'a' };
@@ -304,7 +307,7 @@ async fn without_a_key_there_is_nothing() {
 
 #[tokio::test]
 async fn the_operators_routes_take_only_the_operators_token() {
-    let app = TestApp::start().await;
+    let app = TestApp::with_egress(vec![NOBODY]).await;
     let ada = ada(&app).await;
     let mut names = ada.names.clone();
     names.extend([("tenants", ada.client.tenant.clone()), ("plans", "free".to_owned())]);
@@ -336,7 +339,7 @@ async fn the_operators_routes_take_only_the_operators_token() {
 
 #[tokio::test]
 async fn a_key_needs_the_scope_that_the_contract_names() {
-    let app = TestApp::start().await;
+    let app = TestApp::with_egress(vec![NOBODY]).await;
     let ada = ada(&app).await;
     let mut with = BTreeMap::new();
     let scopes: BTreeSet<Option<&str>> = table().iter().map(|route| route.scope).collect();

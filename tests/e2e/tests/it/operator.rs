@@ -4,7 +4,10 @@ use reqwest::Method;
 use serde_json::{Value, json};
 use sqlx::{AssertSqlSafe, PgConnection};
 
-use crate::app::{Answer, TestApp, component};
+use crate::{
+    app::{Answer, TestApp, component},
+    outside::NOBODY,
+};
 
 fn text(value: &Value) -> &str {
     value.as_str().unwrap()
@@ -190,7 +193,7 @@ async fn a_new_price_book_prices_what_is_used_from_now_on() {
 
 #[tokio::test]
 async fn an_erased_tenant_leaves_no_row() {
-    let app = TestApp::start().await;
+    let app = TestApp::with_egress(vec![NOBODY]).await;
     let (ada, bob) = (app.tenant("ada").await, app.tenant("bob").await);
     for tenant in [&ada, &bob] {
         tenant.upload("calc", component("calc")).await.created();
@@ -201,7 +204,7 @@ async fn an_erased_tenant_leaves_no_row() {
         tenant.put("/v1/key-value/notes/today", json!("tea")).await.created();
         let recorded = json!({"function": "evaluate", "arguments": {"expression": "1"}, "record": true});
         tenant.post("/v1/tools/calc/versions/latest/calls", recorded).await.ok();
-        let webhook = json!({"url": "https://hooks.example.com/in", "events": ["run.completed"]});
+        let webhook = json!({"url": format!("http://{NOBODY}/"), "events": ["run.completed"]});
         tenant.post("/v1/webhooks", webhook).await.created();
         let budget = json!({"scope": "tenant", "window": "total", "amount": {"amount": "1", "currency": "USD"}});
         let once = tenant.request(Method::POST, "/v1/budgets").header("Idempotency-Key", "one").json(&budget);

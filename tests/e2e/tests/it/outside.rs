@@ -2,7 +2,7 @@
 
 use std::{
     collections::BTreeMap,
-    net::SocketAddr,
+    net::{IpAddr, Ipv4Addr, SocketAddr},
     sync::{Arc, Mutex},
 };
 
@@ -51,6 +51,9 @@ impl Reply {
 }
 
 type Answer = dyn Fn(&Asked) -> Reply + Send + Sync;
+
+/// Where nobody listens, the port `discard`: what is sent there fails, and does not leave the machine.
+pub(crate) const NOBODY: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 9);
 
 pub(crate) struct Outside {
     pub(crate) address: SocketAddr,

@@ -8,7 +8,7 @@ use standardwebhooks::Webhook;
 
 use crate::{
     app::{Client, TestApp, component},
-    outside::{Asked, Outside, Reply},
+    outside::{Asked, NOBODY, Outside, Reply},
 };
 
 /// Longest wait for what must come.
@@ -161,10 +161,10 @@ async fn a_background_run_ends_at_its_webhook() {
 #[tokio::test]
 async fn notices_outlive_the_process_that_wrote_them() {
     let outside = Outside::start(|_| Reply::text("")).await;
-    let app = TestApp::start().await;
+    let app = TestApp::with_egress(vec![NOBODY]).await;
     let ada = app.tenant("ada").await;
     // Only the next process may reach the receiver.
-    let made = json!({"url": "https://example.invalid/", "events": ["run.completed"]});
+    let made = json!({"url": format!("http://{NOBODY}/"), "events": ["run.completed"]});
     let made = ada.post("/v1/webhooks", made).await.created();
     let webhook = format!("/v1/webhooks/{}", made["id"].as_str().unwrap());
     ada.patch(&webhook, json!({"enabled": true})).await.ok();
