@@ -33,6 +33,7 @@ cargo xtask COMMAND
   bench cold         measure a call of a tool that is compiled and not loaded
   bench density      measure the memory of two thousand loaded tools
   bench victim       measure one tenant's calls beside the attack of another, over HTTP
+  bench cancel       measure until a run that is cancelled has ended, while its model speaks and while its tool spins
   bench flood        measure one tenant's runs beside the flood of another, over HTTP
   bench turn         measure a durable turn with one tool call, alone and at saturation
   bench stream       measure the first token through the product, and two thousand silent streams
@@ -74,6 +75,7 @@ fn run(arguments: &[&str]) -> Result<()> {
         ["bench", "cold"] => bench::executor(&workspace, "cold"),
         ["bench", "density"] => bench::executor(&workspace, "density"),
         ["bench", "victim"] => bench::load(&workspace, "victim", &[]),
+        ["bench", "cancel"] => bench::load(&workspace, "cancel", &[]),
         ["bench", "flood"] => bench::load(&workspace, "flood", &[]),
         ["bench", "turn", percent @ ..] => bench::load(&workspace, "turn", percent),
         ["bench", "stream", percent @ ..] => bench::load(&workspace, "stream", percent),

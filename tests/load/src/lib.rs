@@ -4,6 +4,7 @@
 
 #![expect(clippy::print_stdout, reason = "tables are the result")]
 
+mod cancel;
 pub mod chaos;
 mod effects;
 mod figures;
@@ -32,12 +33,13 @@ pub struct Place {
 
 /// Runs the command that the arguments name.
 pub async fn run(mut arguments: impl Iterator<Item = String>) -> Result<()> {
-    let command = arguments.next().context("give a command: chaos, flood, stream, torture, turn or victim")?;
+    let command = arguments.next().context("give a command: cancel, chaos, flood, stream, torture, turn or victim")?;
     let belljar = arguments.next().context("give the path of the belljar program")?.into();
     let guests = arguments.next().context("give the folder of built components")?.into();
     let place = Place { belljar, guests };
     let scale = arguments.next().map(|text| text.parse()).transpose().context("the scale is a number of percent")?;
     match command.as_str() {
+        "cancel" => cancel::run(&place).await,
         "chaos" => chaos::run(&place, chaos::Scale::percent(scale.unwrap_or(100))).await,
         "flood" => flood::run(&place).await,
         "stream" => stream::run(&place, scale.unwrap_or(100)).await,

@@ -86,6 +86,7 @@ fn calls(op: &str, what: &str, number: u64, effects: &str) -> Vec<(&'static str,
         "effect" => vec![effect()],
         "note" => vec![("notes__add", json!({"text": op}))],
         "both" => vec![calc(), effect()],
+        "spin" => vec![("spin__run", json!({}))],
         _ => Vec::new(),
     }
 }

@@ -48,7 +48,7 @@ pub(crate) async fn price_the_puppet(house: &House) {
 }
 
 /// Says it to the agent `led`.
-fn led(text: &str) -> StartRun {
+pub(crate) fn led(text: &str) -> StartRun {
     StartRun { agent: AgentRef::Name("led".parse().unwrap()), ..say(text) }
 }
 

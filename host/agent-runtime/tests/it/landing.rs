@@ -1,24 +1,32 @@
-//! A commit whose answer is lost while it is still under way has taken place once.
+//! A commit whose answer is lost while it is still under way has taken place once; one that fails has not at all.
 
 use std::time::Duration;
 
 use agent_runtime::{RunStatus, Settings};
+use domain::{Kind, Problem};
 use futures::StreamExt;
 use kit::FakeExecutor;
+use serde_json::json;
 use sqlx::{AssertSqlSafe, PgConnection};
 
 use crate::{
+    budgets::led,
     house::{House, say},
+    puppet::{Act, Puppet},
     wire::Wire,
 };
 
-/// While a test holds the lock, the commit of a step goes on, in the server.
-const SLOW_COMMITS: &str = "
-    CREATE FUNCTION belljar.waits() RETURNS trigger LANGUAGE plpgsql
-    AS $$ BEGIN PERFORM pg_advisory_xact_lock(7); RETURN NULL; END $$;
-    CREATE CONSTRAINT TRIGGER waits AFTER INSERT ON belljar.step DEFERRABLE INITIALLY DEFERRED
-    FOR EACH ROW EXECUTE FUNCTION belljar.waits();
-    SELECT pg_advisory_lock(7)";
+/// While a test holds the lock, the commit of a row of this table goes on, in the server.
+async fn slow_commits(superuser: &mut PgConnection, table: &str) {
+    let statements = format!(
+        "CREATE FUNCTION belljar.waits() RETURNS trigger LANGUAGE plpgsql
+         AS $$ BEGIN PERFORM pg_advisory_xact_lock(7); RETURN NULL; END $$;
+         CREATE CONSTRAINT TRIGGER waits AFTER INSERT ON belljar.{table} DEFERRABLE INITIALLY DEFERRED
+         FOR EACH ROW EXECUTE FUNCTION belljar.waits();
+         SELECT pg_advisory_lock(7)"
+    );
+    sqlx::raw_sql(AssertSqlSafe(statements)).execute(superuser).await.unwrap();
+}
 
 /// Until somebody waits in the server for this.
 async fn waited_for(superuser: &mut PgConnection, event: &str) {
@@ -45,7 +53,7 @@ async fn a_commit_that_is_under_way_when_its_answer_is_lost_is_waited_for() {
         let ada = house.tenant("ada").await;
         // Nothing but the commit and whoever looks for it wants the run's row.
         let process = house.another(Settings { heartbeat: Duration::from_secs(3600), ..Settings::default() });
-        sqlx::raw_sql(SLOW_COMMITS).execute(&mut superuser).await.unwrap();
+        slow_commits(&mut superuser, "step").await;
 
         let run = process.start(&ada, say(text)).await.unwrap().run;
         waited_for(&mut superuser, "advisory").await;
@@ -62,4 +70,36 @@ async fn a_commit_that_is_under_way_when_its_answer_is_lost_is_waited_for() {
         assert_eq!((executor.calls().len(), turn.tool_calls.len()), (steps as usize - 1, steps as usize - 1));
         assert_eq!(house.owed(&ada).await, turn.run.cost.amount, "{text}");
     }
+}
+
+#[tokio::test]
+async fn a_turn_whose_commit_fails_has_asked_the_model_for_nothing_that_stays() {
+    let puppet = Puppet::start().await;
+    puppet.then([Act::Say("nobody hears this")]).then([Act::Say("hello")]);
+    let house = House::with_model(FakeExecutor::echo(), Settings::default(), &puppet).await;
+    let ada = house.tenant("ada").await;
+    house.agent(&ada, json!({"name": "led", "system_prompt": "", "model": "puppet/x"})).await;
+    let mut superuser = house.db.superuser().await;
+    slow_commits(&mut superuser, "run").await;
+
+    let (asked, failed) = tokio::join!(
+        async {
+            waited_for(&mut superuser, "advisory").await;
+            puppet.was_asked(1).await;
+            let end = "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE wait_event = 'advisory';
+                       SELECT pg_advisory_unlock(7); DROP TRIGGER waits ON belljar.run";
+            sqlx::raw_sql(end).execute(&mut superuser).await.unwrap();
+            puppet.asked().len()
+        },
+        house.runtime.start(&ada, led("are you there?")),
+    );
+    assert_eq!(asked, 1, "it is asked while the turn becomes durable");
+    assert_eq!(failed.unwrap_err().kind(), Kind::Unavailable);
+    for table in ["conversation", "run", "message", "run_event", "usage_event"] {
+        let rows = format!("SELECT count(*) FROM belljar.{table}");
+        let rows: i64 = sqlx::query_scalar(AssertSqlSafe(rows)).fetch_one(&mut superuser).await.unwrap();
+        assert_eq!(rows, 0, "{table}");
+    }
+    let turn = house.talk(&ada, led("are you there?")).await;
+    assert_eq!(turn.message.unwrap().content, "hello");
 }

@@ -66,6 +66,13 @@ impl Puppet {
         self.asked.lock().unwrap().clone()
     }
 
+    /// Until it has been asked so often.
+    pub(crate) async fn was_asked(&self, times: usize) {
+        while self.asked().len() < times {
+            tokio::task::yield_now().await;
+        }
+    }
+
     /// Where models of the provider `puppet` are.
     pub(crate) fn platform(&self) -> BTreeMap<String, Endpoint> {
         let endpoint = Endpoint {

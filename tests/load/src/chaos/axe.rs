@@ -34,6 +34,8 @@ const POINT_WAIT_MAX: Duration = Duration::from_secs(10);
 /// The point that comes only when the lease of a dead host is over. All hosts but one are down for it.
 const CLAIMED: &str = "run.claimed";
 const CLAIMED_WAIT_MAX: Duration = Duration::from_secs(25);
+/// Points that few operations come to: a host ends at the first.
+const RARE: [&str; 2] = [CLAIMED, "decision.committed"];
 /// Operations that are done between two turns of the axe: it must be possible to get something done.
 const WORK_BETWEEN: usize = 8;
 const WORK_WAIT_MAX: Duration = Duration::from_secs(30);
@@ -282,7 +284,7 @@ fn inside(point: &str) -> String {
 fn place(turn: usize, hit: usize) -> Place {
     let place = turn % PLACES;
     match POINTS.get(place) {
-        Some(point) => Place::Inside(point, if *point == CLAIMED { 1 } else { hit }),
+        Some(point) => Place::Inside(point, if RARE.contains(point) { 1 } else { hit }),
         None => Place::Outside(At::ALL[place - POINTS.len()]),
     }
 }
