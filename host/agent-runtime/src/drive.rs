@@ -118,6 +118,7 @@ impl AgentRuntime {
         let live =
             Live { tenant: tenant.clone(), feed: Arc::new(Feed::new(outlet)), cancel: Default::default(), lease };
         self.live().insert(run, live.clone());
+        self.0.awaited.begun(run);
         let accepted = match &beginning {
             Beginning::Accepted { durable, .. } => durable.clone(),
             _ => watch::channel(true).1,

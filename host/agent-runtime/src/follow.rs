@@ -4,7 +4,7 @@ use std::{sync::Arc, time::Duration};
 
 use domain::RunId;
 use futures::{
-    StreamExt,
+    FutureExt, StreamExt,
     stream::{self, BoxStream},
 };
 use serde_json::json;
@@ -12,6 +12,7 @@ use tenancy::Tenant;
 
 use crate::{
     AgentRuntime,
+    awaited::Seat,
     events::{self, EventCursor, RunEvent},
     feed::{Feed, Told},
     runs::{self, RunError, RunStatus, Turn},
@@ -43,6 +44,7 @@ impl AgentRuntime {
             feed: None,
             read: 0,
             poll: POLL_FIRST,
+            seat: Arc::new(self.0.awaited.seat(run)),
             ended: false,
         };
         let batches = stream::unfold(follower, |mut follower| async move {
@@ -74,19 +76,21 @@ impl AgentRuntime {
         limit: Duration,
         is_it: impl Fn(RunStatus) -> bool,
     ) -> Result<Turn, RunError> {
+        let look = async || {
+            if let Some(live) = self.live_run(run)
+                && let Some(turn) = live.feed.closed().await
+            {
+                return Some(Ok(turn));
+            }
+            let turn = self.turn(tenant, run).await;
+            turn.map(|turn| is_it(turn.run.status).then_some(turn)).transpose()
+        };
         let ended = async {
-            let mut poll = POLL_FIRST;
+            let (seat, mut poll) = (self.0.awaited.seat(run), POLL_FIRST);
             loop {
-                if let Some(live) = self.live_run(run)
-                    && let Some(turn) = live.feed.closed().await
-                {
-                    return Ok::<Turn, RunError>(turn);
+                if let Some(turn) = seat.look(Box::pin(look()), poll).await {
+                    return turn;
                 }
-                let turn = self.turn(tenant, run).await?;
-                if is_it(turn.run.status) {
-                    return Ok(turn);
-                }
-                tokio::time::sleep(poll).await;
                 poll = (poll * 2).min(POLL_LAST);
             }
         };
@@ -107,12 +111,19 @@ struct Follower {
     feed: Option<Arc<Feed>>,
     read: usize,
     poll: Duration,
+    seat: Arc<Seat>,
     ended: bool,
 }
 
 impl Follower {
     /// The next events; none when there is nothing new yet.
     async fn next(&mut self) -> Result<Vec<RunEvent>, RunError> {
+        let (seat, poll) = (self.seat.clone(), self.poll);
+        seat.look(self.look().map(Result::transpose), poll).await.transpose().map(Option::unwrap_or_default)
+    }
+
+    /// `None`: nothing yet, and nothing was waited for.
+    async fn look(&mut self) -> Result<Option<Vec<RunEvent>>, RunError> {
         let (mut events, has_waited) = match self.runtime.live_run(self.run) {
             Some(live) => (self.told(live.feed).await, false),
             None => self.heard().await,
@@ -128,11 +139,11 @@ impl Follower {
             }
             None if self.ended || has_waited => {}
             None => {
-                tokio::time::sleep(self.poll).await;
                 self.poll = (self.poll * 2).min(POLL_LAST);
+                return Ok(None);
             }
         }
-        Ok(events)
+        Ok(Some(events))
     }
 
     /// From the feed; nothing when that has ended, or begins too late for this reader.

@@ -6,6 +6,7 @@
 //! Start at: `drive::drive`.
 
 pub mod approvals;
+mod awaited;
 mod calls;
 mod changes;
 mod commit;
@@ -53,6 +54,7 @@ use std::{
     time::Duration,
 };
 
+use awaited::Awaited;
 use domain::{Clock, Ids, RunId};
 use feed::Feed;
 use model_providers::Providers;
@@ -127,6 +129,7 @@ struct Inner {
     worker: Uuid,
     /// The runs that this process drives.
     live: Mutex<HashMap<RunId, Live>>,
+    awaited: Arc<Awaited>,
     /// In which runs are driven, and the runs that wait for one.
     places: Arc<Places>,
     /// Turns of tools that read their tenants' stores.
@@ -172,8 +175,8 @@ impl AgentRuntime {
         let settings = &parts.settings;
         let places = Places::new(settings.concurrent_runs, settings.queued_runs, parts.clock.clone());
         let store_reads = Arc::new(Semaphore::new(host::READS_AT_ONCE));
-        let (live, tracker) = (Mutex::default(), TaskTracker::new());
-        let runtime = Self(Arc::new(Inner { parts, worker, live, places, store_reads, tracker }));
+        let (live, awaited, tracker) = (Mutex::default(), Arc::default(), TaskTracker::new());
+        let runtime = Self(Arc::new(Inner { parts, worker, live, awaited, places, store_reads, tracker }));
         runtime.0.parts.settings.relay.iter().for_each(Relay::start);
         runtime
     }

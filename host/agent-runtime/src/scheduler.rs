@@ -155,18 +155,22 @@ impl Scheduler {
         self.queue(tenant, now).entitlement = Some(entitlement);
     }
 
-    /// Takes a place at once, where that passes nobody by.
+    /// Takes a place at once, where that passes nobody by: of those who wait and could go, none goes before.
     pub(crate) fn enter(&mut self, tenant: TenantId, now: Timestamp) -> bool {
-        let (most, present) = (self.most(), self.present);
-        // Looking through all queues is dear, and most of the time nobody waits.
-        if !self.has_room() || self.waiting > 0 && self.queues.values().any(|queue| queue.is_served(most)) {
-            return false;
-        }
+        let (has_room, most, present) = (self.has_room(), self.most(), self.present);
         let queue = self.queue(tenant, now);
-        if queue.ready > 0 || !queue.has_room(most) {
+        if !has_room || queue.ready > 0 || !queue.has_room(most) {
             return false;
         }
         queue.wake(present);
+        // Looking through all queues is dear, and most of the time nobody waits.
+        if self.waiting > 0 {
+            let mine = &self.queues[&tenant];
+            if self.queues.values().any(|other| other.is_served(most) && other.before(mine, now).is_le()) {
+                return false;
+            }
+        }
+        let queue = self.queue(tenant, now);
         queue.take(now);
         self.taken += 1;
         true

@@ -376,3 +376,23 @@ fn the_numbers_add_up_whatever_happens() {
         }
     }
 }
+
+#[test]
+fn who_comes_takes_a_place_past_those_who_have_had_more() {
+    let now = Timestamp::from_unix_us(0);
+    let mut scheduler = Scheduler::new(8, 100);
+    for n in 1..=3 {
+        scheduler.entitled(tenant(n), plan(1, 4), now);
+    }
+    let has_had = |scheduler: &mut Scheduler, n: u128, seconds: u32| {
+        assert!(scheduler.enter(tenant(n), now));
+        scheduler.leave(tenant(n), now, now.plus(SECOND * seconds));
+    };
+    has_had(&mut scheduler, 1, 10);
+    has_had(&mut scheduler, 3, 20);
+    let now = now.plus(SECOND * 20);
+    scheduler.wait(tenant(1), now);
+    assert!(!scheduler.enter(tenant(3), now), "who waits has had less");
+    assert!(!scheduler.enter(tenant(1), now), "its own wait before");
+    assert!(scheduler.enter(tenant(2), now), "who waits has had more");
+}

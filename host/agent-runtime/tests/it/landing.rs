@@ -86,7 +86,8 @@ async fn a_turn_whose_commit_fails_has_asked_the_model_for_nothing_that_stays() 
         async {
             waited_for(&mut superuser, "advisory").await;
             puppet.was_asked(1).await;
-            let end = "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE wait_event = 'advisory';
+            let end = "SELECT pg_terminate_backend(pid) FROM pg_stat_activity
+                       WHERE datname = current_database() AND wait_event = 'advisory';
                        SELECT pg_advisory_unlock(7); DROP TRIGGER waits ON belljar.run";
             sqlx::raw_sql(end).execute(&mut superuser).await.unwrap();
             puppet.asked().len()
