@@ -129,7 +129,7 @@ impl FromStr for AgentRef {
 }
 
 impl AgentRef {
-    pub(crate) fn parts(&self) -> (Option<Uuid>, Option<&str>) {
+    fn parts(&self) -> (Option<Uuid>, Option<&str>) {
         match self {
             AgentRef::Id(id) => (Some(id.uuid()), None),
             AgentRef::Name(name) => (None, Some(name.as_str())),
@@ -226,6 +226,12 @@ pub async fn publish(
 
 /// The active revision. An archived agent is not found.
 pub async fn get(tx: &mut TenantTx, agent: &AgentRef) -> Result<Agent, AgentError> {
+    let row = row(tx, agent, None).await?.ok_or(AgentError::NotFound)?;
+    shown(tx, vec![row]).await?.pop().ok_or(AgentError::NotFound)
+}
+
+/// At the active revision, or at another.
+pub(crate) async fn row(tx: &mut TenantTx, agent: &AgentRef, revision: Option<i32>) -> Result<Option<Row>, AgentError> {
     let (id, name) = agent.parts();
     let row = sqlx::query_as!(
         Row,
@@ -234,17 +240,17 @@ pub async fn get(tx: &mut TenantTx, agent: &AgentRef) -> Result<Agent, AgentErro
                a.archived_at IS NOT NULL AS "archived!", a.created_at, r.created_at AS updated_at
         FROM agent a
         JOIN agent_revision r
-            ON r.tenant_id = a.tenant_id AND r.agent_id = a.agent_id AND r.revision = a.active_revision
+            ON r.tenant_id = a.tenant_id AND r.agent_id = a.agent_id AND r.revision = coalesce($4, a.active_revision)
         WHERE a.tenant_id = $1 AND a.archived_at IS NULL AND (a.agent_id = $2 OR a.name = $3)
         "#,
         tx.tenant().uuid(),
         id,
         name,
+        revision,
     )
     .fetch_optional(tx.conn())
-    .await?
-    .ok_or(AgentError::NotFound)?;
-    shown(tx, vec![row]).await?.pop().ok_or(AgentError::NotFound)
+    .await?;
+    Ok(row)
 }
 
 /// Agents that are not archived, newest first; of these only, where some are named.

@@ -77,25 +77,7 @@ pub async fn activate(tx: &mut TenantTx, agent: &AgentRef, revision: u32, now: T
 
 /// The agent as a turn finds it, at its active revision or at another. What a run calls are `functions`: `tools` are left out.
 pub async fn to_run(tx: &mut TenantTx, agent: &AgentRef, revision: Option<u32>) -> Result<Agent, AgentError> {
-    let (id, name) = agent.parts();
-    let row = sqlx::query_as!(
-        Row,
-        r#"
-        SELECT a.agent_id, r.revision, r.body AS "body: Json<AgentSpec<Value>>",
-               a.archived_at IS NOT NULL AS "archived!", a.created_at, r.created_at AS updated_at
-        FROM agent a
-        JOIN agent_revision r
-            ON r.tenant_id = a.tenant_id AND r.agent_id = a.agent_id AND r.revision = coalesce($4, a.active_revision)
-        WHERE a.tenant_id = $1 AND a.archived_at IS NULL AND (a.agent_id = $2 OR a.name = $3)
-        "#,
-        tx.tenant().uuid(),
-        id,
-        name,
-        revision.map(number).transpose()?,
-    )
-    .fetch_optional(tx.conn())
-    .await?;
-    match (row, revision) {
+    match (agents::row(tx, agent, revision.map(number).transpose()?).await?, revision) {
         (Some(row), _) => row.with_tools(Vec::new()),
         (None, None) => Err(AgentError::NotFound),
         // The agent is missing, or only its revision.

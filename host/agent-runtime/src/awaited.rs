@@ -39,9 +39,8 @@ impl Seat {
     /// What `look` finds. Where that is nothing: waits for so long, or until the run begins here, also when that was while
     /// it looked.
     pub(crate) async fn look<T>(&self, look: impl Future<Output = Option<T>>, longest: Duration) -> Option<T> {
+        // From here on it hears: also what is told before it is asked.
         let begun = self.begun.notified();
-        tokio::pin!(begun);
-        begun.as_mut().enable();
         let found = look.await;
         if found.is_none() {
             // Late or in time, it is looked again.
@@ -58,5 +57,39 @@ impl Drop for Seat {
         if Arc::strong_count(&self.begun) == 2 {
             seats.remove(&self.run);
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use domain::{Ids, SystemIds};
+    use tokio::time::Instant;
+
+    use super::*;
+
+    const HOUR: Duration = Duration::from_secs(3600);
+
+    #[tokio::test(start_paused = true)]
+    async fn who_waits_hears_of_a_beginning_also_of_one_while_it_looked() {
+        let awaited: Arc<Awaited> = Arc::default();
+        let (run, other) = (RunId::from(SystemIds.uuid()), RunId::from(SystemIds.uuid()));
+        let seats = [awaited.seat(run), awaited.seat(run)];
+        let began = Instant::now();
+        let waits = async |seat: &Seat| {
+            let look = async {
+                awaited.begun(run);
+                None::<()>
+            };
+            seat.look(look, HOUR).await
+        };
+        tokio::join!(waits(&seats[0]), waits(&seats[1]));
+        assert_eq!(began.elapsed(), Duration::ZERO);
+        // A run that nobody waits for, and the longest wait where nothing begins.
+        awaited.begun(other);
+        seats[0].look(async { None::<()> }, HOUR).await;
+        assert_eq!(began.elapsed(), HOUR);
+        assert_eq!(seats[0].look(async { Some(1) }, HOUR).await, Some(1));
+        drop(seats);
+        assert!(awaited.seats().is_empty());
     }
 }

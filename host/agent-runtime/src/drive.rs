@@ -51,8 +51,8 @@ pub(crate) struct Driver<'d> {
 }
 
 impl Driver<'_> {
-    /// Waits for the commit that accepts the run: before it nothing is told, held, written or charged. The model is asked
-    /// meanwhile.
+    /// Waits for the commit that accepts the run: before it nothing that the model says is told, and nothing is held, written
+    /// or charged. The model is asked meanwhile.
     pub(crate) async fn durable(&self) {
         durable(self.durable.clone()).await;
     }

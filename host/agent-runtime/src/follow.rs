@@ -119,7 +119,9 @@ impl Follower {
     /// The next events; none when there is nothing new yet.
     async fn next(&mut self) -> Result<Vec<RunEvent>, RunError> {
         let (seat, poll) = (self.seat.clone(), self.poll);
-        seat.look(self.look().map(Result::transpose), poll).await.transpose().map(Option::unwrap_or_default)
+        // In a box: a silent stream would hold the room for it twice.
+        let look = Box::pin(self.look()).map(Result::transpose);
+        seat.look(look, poll).await.transpose().map(Option::unwrap_or_default)
     }
 
     /// `None`: nothing yet, and nothing was waited for.

@@ -41,10 +41,6 @@ use crate::{
     trace::Tracer,
 };
 
-/// Bytes of prompt and schemas whose tokens are counted where the run is driven: less than a millisecond of work, where
-/// another thread would first have to be woken.
-const COUNTED_HERE_BYTES_MAX: usize = 16 * 1024;
-
 /// Everything a run needs, read once.
 pub(crate) struct Loaded {
     pub(crate) run: Run,
@@ -348,14 +344,8 @@ pub(crate) fn input_tokens(agent: &Agent) -> u64 {
     u64::from(agent.spec.context.max_input_tokens.unwrap_or(INPUT_TOKENS_DEFAULT))
 }
 
-/// Functions may have megabytes of schemas: counting those is no work for a thread that others wait for.
+/// Functions may have megabytes of schemas: counting them is no work for a thread that others wait for.
 async fn fixed_tokens(system: String, functions: Vec<domain::message::FunctionSpec>) -> u64 {
-    let is_small = system.len()
-        + functions
-            .iter()
-            .map(|function| function.input_schema.to_string().len() + function.description.len())
-            .sum::<usize>()
-        <= COUNTED_HERE_BYTES_MAX;
     let request = ModelRequest {
         model: ModelRef::new("", ""),
         system,
@@ -366,9 +356,6 @@ async fn fixed_tokens(system: String, functions: Vec<domain::message::FunctionSp
         options: Map::new(),
         output_schema: None,
     };
-    if is_small {
-        return tokens::count_request(&request);
-    }
     // It ends only with the process, or by a panic of the tokenizer: then nothing is taken for fixed.
     tokio::task::spawn_blocking(move || tokens::count_request(&request)).await.unwrap_or(0)
 }

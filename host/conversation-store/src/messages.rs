@@ -109,13 +109,7 @@ pub async fn append(
     if new.is_empty() {
         return Ok(Vec::new());
     }
-    let mut written = behind(0, new, now)?;
-    let json = |message: &Message| serde_json::to_value(&message.parts);
-    let stored = written
-        .iter()
-        .map(json)
-        .collect::<Result<Vec<_>, _>>()
-        .map_err(|error| MessageError::Unreadable(Some(error)))?;
+    let (mut written, stored): (Vec<Message>, Vec<Value>) = with_json(0, new, now)?.into_iter().unzip();
     let ids: Vec<Uuid> = new.iter().map(|message| message.id.uuid()).collect();
     let roles: Vec<String> = new.iter().map(|message| message.role.as_str().into()).collect();
     let runs: Vec<Option<Uuid>> = new.iter().map(|message| message.run_id.map(RunId::uuid)).collect();
@@ -161,9 +155,13 @@ pub async fn append(
 
 /// These messages as they are stored behind the position `last`.
 pub fn behind(last: u32, new: &[NewMessage], now: Timestamp) -> Result<Vec<Message>, MessageError> {
+    Ok(with_json(last, new, now)?.into_iter().map(|(message, _)| message).collect())
+}
+
+fn with_json(last: u32, new: &[NewMessage], now: Timestamp) -> Result<Vec<(Message, Value)>, MessageError> {
     let message = |(position, message): (u32, &NewMessage)| {
-        let parts = storable(&message.parts)?;
-        Ok(Message {
+        let (parts, json) = storable(&message.parts)?;
+        let message = Message {
             id: message.id,
             position,
             role: message.role,
@@ -171,7 +169,8 @@ pub fn behind(last: u32, new: &[NewMessage], now: Timestamp) -> Result<Vec<Messa
             parts,
             run_id: message.run_id,
             created_at: now,
-        })
+        };
+        Ok((message, json))
     };
     (last + 1..).zip(new).map(message).collect()
 }
@@ -349,13 +348,14 @@ fn shown<S: serde::Serializer>(parts: &[Part], serializer: S) -> Result<S::Ok, S
 }
 
 /// The parts as they can be stored, and their JSON.
-fn storable(parts: &[Part]) -> Result<Vec<Part>, MessageError> {
+fn storable(parts: &[Part]) -> Result<(Vec<Part>, Value), MessageError> {
     let unreadable = |error| MessageError::Unreadable(Some(error));
     let mut json = serde_json::to_value(parts).map_err(unreadable)?;
-    match nul::replace(&mut json) {
-        true => serde_json::from_value(json).map_err(unreadable),
-        false => Ok(parts.to_vec()),
-    }
+    let parts = match nul::replace(&mut json) {
+        true => serde_json::from_value(json.clone()).map_err(unreadable)?,
+        false => parts.to_vec(),
+    };
+    Ok((parts, json))
 }
 
 struct Row {

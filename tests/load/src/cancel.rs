@@ -27,12 +27,7 @@ const SPINS_MS: u64 = 30_000;
 
 pub(crate) async fn run(place: &Place) -> Result<()> {
     let upstream = Upstream::start(Manner::default()).await?;
-    let setup = Setup {
-        hosts: 1,
-        openai_base_url: upstream.base_url(),
-        allow_egress: Vec::new(),
-        settings: vec![("BELLJAR_LOG", "warn".to_owned())],
-    };
+    let setup = Setup::one_host(upstream.base_url());
     let fleet = Fleet::start(place, setup).await?;
     let host = fleet.hosts[0].started().await?;
     let tenant = fleet.tenant("canceller").await?;

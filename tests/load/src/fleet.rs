@@ -41,6 +41,19 @@ pub(crate) struct Setup {
     pub(crate) settings: Vec<(&'static str, String)>,
 }
 
+impl Setup {
+    /// One host that reaches nothing but its model, and says little.
+    pub(crate) fn one_host(openai_base_url: String) -> Setup {
+        let settings = vec![("BELLJAR_LOG", "warn".to_owned())];
+        Setup { hosts: 1, openai_base_url, allow_egress: Vec::new(), settings }
+    }
+
+    pub(crate) fn with(mut self, name: &'static str, value: usize) -> Setup {
+        self.settings.push((name, value.to_string()));
+        self
+    }
+}
+
 pub(crate) struct Fleet {
     pub(crate) hosts: Vec<Host>,
     pub(crate) http: Http,

@@ -45,13 +45,8 @@ const CONTENTION: Duration = Duration::from_secs(15);
 const WEIGHTS: [u64; 2] = [3, 1];
 
 pub(crate) async fn run(place: &Place) -> Result<()> {
-    let setup = Setup {
-        hosts: 1,
-        // Nobody: the demo model is asked.
-        openai_base_url: "http://127.0.0.1:9".to_owned(),
-        allow_egress: Vec::new(),
-        settings: vec![("BELLJAR_LOG", "warn".to_owned()), ("BELLJAR_CONCURRENT_RUNS", PLACES.to_string())],
-    };
+    // Nobody is there: the demo model is asked.
+    let setup = Setup::one_host("http://127.0.0.1:9".to_owned()).with("BELLJAR_CONCURRENT_RUNS", PLACES);
     let fleet = Fleet::start(place, setup).await?;
     let host = fleet.hosts[0].started().await?;
     // A rate limit would refuse the flood before any queue does.

@@ -43,12 +43,7 @@ pub(crate) async fn run(place: &Place, percent: usize) -> Result<()> {
     machine::raise_file_limit()?;
     let rounds = (ROUNDS * percent / 100).max(1);
     let upstream = Upstream::start(Manner::default()).await?;
-    let setup = Setup {
-        hosts: 1,
-        openai_base_url: upstream.base_url(),
-        allow_egress: Vec::new(),
-        settings: vec![("BELLJAR_LOG", "warn".to_owned()), ("BELLJAR_CONCURRENT_RUNS", (2 * STREAMS).to_string())],
-    };
+    let setup = Setup::one_host(upstream.base_url()).with("BELLJAR_CONCURRENT_RUNS", 2 * STREAMS);
     let fleet = Fleet::start(place, setup).await?;
     let mut host = fleet.hosts[0].started().await?;
     let pid = host.id().context("the host has ended")?;

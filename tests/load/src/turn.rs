@@ -60,12 +60,7 @@ struct Counters {
 pub(crate) async fn run(place: &Place, percent: usize) -> Result<()> {
     let rounds = (ROUNDS * percent / 100).max(1);
     let upstream = Upstream::start(Manner::default()).await?;
-    let setup = Setup {
-        hosts: 1,
-        openai_base_url: upstream.base_url(),
-        allow_egress: Vec::new(),
-        settings: vec![("BELLJAR_LOG", "warn".to_owned())],
-    };
+    let setup = Setup::one_host(upstream.base_url());
     let fleet = Fleet::start(place, setup).await?;
     let host = fleet.hosts[0].started().await?;
     let (postmaster, data) = fleet.postgres()?;
