@@ -26,7 +26,7 @@ use crate::{
 };
 
 /// How a path names an agent.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub enum AgentRef {
     Id(AgentId),
     Name(AgentName),

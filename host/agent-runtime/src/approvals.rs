@@ -13,6 +13,7 @@ use uuid::Uuid;
 use crate::{
     AgentRuntime,
     events::{self, NewEvent},
+    fault,
     runs::{self, Run, RunError, RunStatus},
 };
 pub(crate) use waiting::{Asked, named, of_calls, refused, wait, wanted};
@@ -209,7 +210,7 @@ pub(crate) fn of_run(value: Option<Value>) -> serde_json::Result<Vec<PendingAppr
 }
 
 /// Somebody decides about one call of a run. With the last call that was waited for, the run is queued, and goes on where
-/// there is room: `AgentRuntime::look_soon` after the commit. The same decision once more changes nothing.
+/// there is room: `AgentRuntime::decided` after the commit. The same decision once more changes nothing.
 pub async fn decide(
     tx: &mut TenantTx,
     run: RunId,
@@ -302,8 +303,9 @@ pub async fn decide(
 }
 
 impl AgentRuntime {
-    /// Looks for work without being waited for: something was queued.
-    pub fn look_soon(&self) {
+    /// A decision is committed: looks for what it has queued, without being waited for.
+    pub fn decided(&self) {
+        fault::point("decision.committed");
         let runtime = self.clone();
         self.0.tracker.spawn(async move {
             if let Err(error) = runtime.look_for_work().await {

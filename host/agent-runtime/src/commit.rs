@@ -8,7 +8,7 @@ use billing_meter::{
     prices::PriceBook,
     usage::{self, Cause, NewEvent as NewUsage, Used},
 };
-use conversation_store::messages::{self, NewMessage};
+use conversation_store::messages::{self, Message, NewMessage};
 use domain::{
     AgentId, Amount, ApiKeyId, CallId, ConversationId, Ids, MessageId, RunId, Timestamp,
     message::{Part, Role},
@@ -23,7 +23,7 @@ use crate::{
     events::{self, NewEvent},
     intents::StepSends,
     recordings,
-    runs::{End, RunError},
+    runs::{End, RunError, RunUsage},
     spending,
     summary::{self, Summary},
     tool_calls::{self, NewToolCall, Origin},
@@ -147,6 +147,15 @@ pub(crate) fn call_usage(id: CallId, receipt: &tool_api::Receipt, cause: &Cause)
         .collect()
 }
 
+/// What a run's row has come to, and what the model has said last.
+pub(crate) struct Committed {
+    pub(crate) steps: u32,
+    pub(crate) usage: RunUsage,
+    pub(crate) cost: Amount,
+    /// Of this step.
+    pub(crate) message: Option<Message>,
+}
+
 /// Writes a step, the run's end, or both. `RunError::Fenced` when the run is another process's now, or when others have
 /// taken what was held for the step while this process was stopped: nothing is written.
 pub(crate) async fn commit(
@@ -155,20 +164,19 @@ pub(crate) async fn commit(
     step: Option<(&StepDone, &Bill)>,
     end: Option<&End>,
     told: &[NewEvent],
-) -> Result<(), RunError> {
-    fence(tx, writer, step, end).await?;
+) -> Result<Committed, RunError> {
+    let mut committed = write_run(tx, writer, step, end, told).await?;
     if let Some((step, bill)) = step {
-        if let Makes::Message = step.makes {
-            write_messages(tx, writer, step).await?;
-        }
-        write_step(tx, writer, step, bill).await?;
-        if let Makes::Summary(Some(summary)) = &step.makes {
-            summary::insert(tx, writer.conversation, (writer.run, step.number), summary, writer.now).await?;
+        match &step.makes {
+            Makes::Message => committed.message = write_messages(tx, writer, step).await?,
+            Makes::Summary(None) => {}
+            Makes::Summary(Some(summary)) => {
+                summary::insert(tx, writer.conversation, (writer.run, step.number), summary, writer.now).await?;
+            }
         }
         write_calls(tx, writer, step, bill).await?;
         usage::record(tx, writer.book, &bill.events, writer.ids, writer.now).await?;
     }
-    events::append(tx, writer.run, told).await?;
     if writer.is_bounded {
         // What a kept reply has used is held for longer than any lease, and is billed in any case.
         let can_be_redone = step.is_some_and(|(step, _)| !step.sends.is_kept());
@@ -178,49 +186,89 @@ pub(crate) async fn commit(
         let spent = step.map(|(step, bill)| step.spent(bill.cost)).unwrap_or_default();
         spending::settle(tx, writer.run.uuid(), Some(writer.run), spent, writer.ids, writer.now).await?;
     }
-    Ok(())
+    Ok(committed)
 }
 
-/// First of all, so that the row's lock orders us and whoever else wants the run.
-async fn fence(
+/// The run's row, its step and its events. First of all: the row's lock orders us and whoever else wants the run, and
+/// where it is another's, nothing is written.
+async fn write_run(
     tx: &mut TenantTx,
     writer: &Writer<'_>,
     step: Option<(&StepDone, &Bill)>,
     end: Option<&End>,
-) -> Result<(), RunError> {
-    let usage = step.map(|(step, _)| step.usage).unwrap_or_default();
-    let touched = sqlx::query!(
+    told: &[NewEvent],
+) -> Result<Committed, RunError> {
+    let done = step.map(|(step, _)| step);
+    let usage = done.map(|step| step.usage).unwrap_or_default();
+    let error = end.and_then(|end| end.error.as_ref());
+    let events::Columns { seqs, parts, kinds, data } = events::Columns::of(told);
+    let row = sqlx::query!(
         r#"
-        UPDATE run SET
-            steps = steps + $4, input_tokens = input_tokens + $5, cached_input_tokens = cached_input_tokens + $6,
-            output_tokens = output_tokens + $7, fuel = fuel + $8, cost = cost + $9,
-            pending = NULL, status = coalesce($10, status), stop_reason = $11, error_code = $12, error_detail = $13,
-            ended_at = CASE WHEN $10::text IS NULL THEN NULL ELSE $14::timestamptz END, output = $16
-        WHERE tenant_id = $1 AND run_id = $2 AND leased_by = $3 AND fence = $15 AND status = 'running'
+        WITH fenced AS (
+            UPDATE run SET
+                steps = steps + CASE WHEN $5::integer IS NULL THEN 0 ELSE 1 END,
+                input_tokens = input_tokens + $6, cached_input_tokens = cached_input_tokens + $7,
+                output_tokens = output_tokens + $8, fuel = fuel + $9, cost = cost + $10,
+                pending = NULL, status = coalesce($11, status), stop_reason = $12, error_code = $13, error_detail = $14,
+                ended_at = CASE WHEN $11::text IS NULL THEN NULL ELSE $15::timestamptz END, output = $16
+            WHERE tenant_id = $1 AND run_id = $2 AND leased_by = $3 AND fence = $4 AND status = 'running'
+            RETURNING run_id, steps, input_tokens, cached_input_tokens, output_tokens, fuel, cost
+        ), stepped AS (
+            INSERT INTO step (tenant_id, run_id, step, provider, model, input_tokens, cached_input_tokens, output_tokens,
+                              fuel, cost, started_at, ended_at, trace, text_bytes)
+            SELECT $1, run_id, $5, $17, $18, $6, $7, $8, $9, $10, $19, $15, $20, $21 FROM fenced
+            WHERE $5 IS NOT NULL
+        ), told AS (
+            INSERT INTO run_event (tenant_id, run_id, seq, part, type, data)
+            SELECT $1, f.run_id, e.seq, e.part, e.type, e.data
+            FROM fenced f, unnest($22::int[], $23::smallint[], $24::text[], $25::jsonb[]) AS e (seq, part, type, data)
+        )
+        SELECT steps, input_tokens, cached_input_tokens, output_tokens, fuel, cost FROM fenced
         "#,
         tx.tenant().uuid(),
         writer.run.uuid(),
         writer.lease.worker,
-        i32::from(step.is_some()),
+        writer.lease.fence(),
+        done.map(|step| step.number.cast_signed()),
         usage.input_tokens.cast_signed(),
         usage.cached_input_tokens.cast_signed(),
         usage.output_tokens.cast_signed(),
-        step.map_or(0, |(step, _)| step.fuel()).cast_signed(),
+        done.map_or(0, StepDone::fuel).cast_signed(),
         step.map_or(Amount::ZERO, |(_, bill)| bill.cost).decimal(),
         end.map(|end| end.status.as_str()),
         end.map(|end| end.reason.as_str()),
-        end.and_then(|end| end.error.as_ref()).map(|error| error.code.as_str()),
-        end.and_then(|end| end.error.as_ref()).map(|error| error.detail.as_str()),
+        error.map(|error| error.code.as_str()),
+        error.map(|error| error.detail.as_str()),
         writer.now.offset(),
-        writer.lease.fence(),
         end.and_then(|end| end.output.as_ref()),
+        done.map(|step| step.model.provider.as_str()),
+        done.map(|step| step.model.name.as_str()),
+        done.map(|step| step.started_at.offset()),
+        done.map(|step| json!(step.trace)),
+        done.map(|step| i32::try_from(step.text.len()).unwrap_or(i32::MAX)),
+        &seqs,
+        &parts,
+        &kinds,
+        &data,
     )
-    .execute(tx.conn())
-    .await?;
-    if touched.rows_affected() == 1 { Ok(()) } else { Err(RunError::Fenced) }
+    .fetch_optional(tx.conn())
+    .await?
+    .ok_or(RunError::Fenced)?;
+    Ok(Committed {
+        steps: row.steps.cast_unsigned(),
+        usage: RunUsage {
+            input_tokens: row.input_tokens.cast_unsigned(),
+            cached_input_tokens: row.cached_input_tokens.cast_unsigned(),
+            output_tokens: row.output_tokens.cast_unsigned(),
+            fuel: row.fuel.cast_unsigned(),
+        },
+        cost: Amount::rounded(row.cost),
+        message: None,
+    })
 }
 
-async fn write_messages(tx: &mut TenantTx, writer: &Writer<'_>, step: &StepDone) -> Result<(), RunError> {
+/// The first is what the model has said.
+async fn write_messages(tx: &mut TenantTx, writer: &Writer<'_>, step: &StepDone) -> Result<Option<Message>, RunError> {
     let mut parts = said_by_model(step);
     if parts.is_empty() {
         parts.push(Part::text(""));
@@ -234,8 +282,7 @@ async fn write_messages(tx: &mut TenantTx, writer: &Writer<'_>, step: &StepDone)
             run_id: Some(writer.run),
         });
     }
-    messages::append(tx, writer.conversation, &new, writer.now).await?;
-    Ok(())
+    Ok(messages::append(tx, writer.conversation, &new, writer.now).await?.into_iter().next())
 }
 
 /// A step's message: what was thought, then the text, the images and the calls.
@@ -275,33 +322,6 @@ fn cut(mut text: String, bytes: usize) -> String {
         text.push_str(&format!("\n[{left_out} more bytes were left out; ask for less at a time]"));
     }
     text
-}
-
-async fn write_step(tx: &mut TenantTx, writer: &Writer<'_>, step: &StepDone, bill: &Bill) -> Result<(), RunError> {
-    sqlx::query!(
-        r#"
-        INSERT INTO step (tenant_id, run_id, step, provider, model, input_tokens, cached_input_tokens, output_tokens,
-                          fuel, cost, started_at, ended_at, trace, text_bytes)
-        VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14)
-        "#,
-        tx.tenant().uuid(),
-        writer.run.uuid(),
-        step.number.cast_signed(),
-        step.model.provider,
-        step.model.name,
-        step.usage.input_tokens.cast_signed(),
-        step.usage.cached_input_tokens.cast_signed(),
-        step.usage.output_tokens.cast_signed(),
-        step.fuel().cast_signed(),
-        bill.cost.decimal(),
-        step.started_at.offset(),
-        writer.now.offset(),
-        json!(step.trace),
-        i32::try_from(step.text.len()).unwrap_or(i32::MAX),
-    )
-    .execute(tx.conn())
-    .await?;
-    Ok(())
 }
 
 async fn write_calls(tx: &mut TenantTx, writer: &Writer<'_>, step: &StepDone, bill: &Bill) -> Result<(), RunError> {

@@ -97,21 +97,37 @@ pub(crate) enum NewEvent {
     Text { after: u32, message: MessageId, text: String },
 }
 
+/// New events as they are stored, in columns.
+#[derive(Default)]
+pub(crate) struct Columns {
+    pub(crate) seqs: Vec<i32>,
+    pub(crate) parts: Vec<i16>,
+    pub(crate) kinds: Vec<String>,
+    pub(crate) data: Vec<Value>,
+}
+
+impl Columns {
+    pub(crate) fn of(events: &[NewEvent]) -> Columns {
+        let mut columns = Columns::default();
+        for event in events {
+            let (seq, part, kind, value) = match event {
+                NewEvent::Event { seq, kind, data } => (*seq, 0, *kind, data.clone()),
+                NewEvent::Text { after, message, text } => {
+                    (*after, 1, "message.delta", json!({"message_id": message, "text": text.replace('\0', "\u{fffd}")}))
+                }
+            };
+            columns.seqs.push(seq.cast_signed());
+            columns.parts.push(part);
+            columns.kinds.push(kind.to_owned());
+            columns.data.push(value);
+        }
+        columns
+    }
+}
+
 /// Appends what a transaction makes durable.
 pub(crate) async fn append(tx: &mut TenantTx, run: RunId, events: &[NewEvent]) -> Result<(), RunError> {
-    let (mut seqs, mut parts, mut kinds, mut data) = (Vec::new(), Vec::<i16>::new(), Vec::new(), Vec::new());
-    for event in events {
-        let (seq, part, kind, value) = match event {
-            NewEvent::Event { seq, kind, data } => (*seq, 0, *kind, data.clone()),
-            NewEvent::Text { after, message, text } => {
-                (*after, 1, "message.delta", json!({"message_id": message, "text": text.replace('\0', "\u{fffd}")}))
-            }
-        };
-        seqs.push(seq.cast_signed());
-        parts.push(part);
-        kinds.push(kind.to_owned());
-        data.push(value);
-    }
+    let Columns { seqs, parts, kinds, data } = Columns::of(events);
     sqlx::query!(
         r#"
         INSERT INTO run_event (tenant_id, run_id, seq, part, type, data)

@@ -80,7 +80,25 @@ pub(crate) fn point(name: &'static str) {
 
 #[cfg(test)]
 mod tests {
+    use std::{fs, path::Path};
+
     use super::*;
+
+    /// The sources in a folder, as one text.
+    fn sources(folder: &Path) -> String {
+        let entries = fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().path());
+        entries
+            .filter(|path| !path.ends_with("fault.rs"))
+            .map(|path| if path.is_dir() { sources(&path) } else { fs::read_to_string(&path).unwrap() })
+            .collect()
+    }
+
+    #[test]
+    fn every_point_is_somewhere() {
+        let sources = sources(&Path::new(env!("CARGO_MANIFEST_DIR")).join("src"));
+        let missing: Vec<_> = POINTS.iter().filter(|point| !sources.contains(&format!("\"{point}\""))).collect();
+        assert!(missing.is_empty(), "{missing:?}");
+    }
 
     #[test]
     fn only_a_point_that_is_there_can_be_named() {

@@ -2,21 +2,22 @@
 
 use std::time::Duration;
 
-use domain::{Amount, Kind, Money, Problem};
+use conversation_store::messages;
+use domain::{Amount, Kind, Money, Problem, Timestamp};
 use serde_json::{Value, json};
 use tenancy::TenantTx;
 
 use crate::{
     calls::{self, CallResult, Try},
     changes::{self, AfterApply, Tried},
-    commit::{self, Bill, StepDone, Writer},
+    commit::{self, Bill, Committed, StepDone, Writer},
     drive::Driver,
     fault,
     host::Overlay,
     load::Loaded,
-    runs::{self, End, RunError, RunUsage},
+    runs::{self, End, Run, RunError, RunUsage, Turn},
     teller::Truth,
-    tool_calls::BilledReceipt,
+    tool_calls::{self, BilledReceipt},
     webhooks,
 };
 
@@ -140,10 +141,11 @@ async fn write(
     let mut truths: Vec<Truth> = step.iter().flat_map(|(step, bill)| told_of(turn, step, bill)).collect();
     truths.extend(end.map(|end| Truth::new(end.status.event(), json!({}))));
     let told = driver.teller.to_store(&truths);
-    commit::commit(&mut tx, &writer, step.as_ref().map(|(step, bill)| (*step, bill)), end, &told).await?;
+    let done = step.as_ref().map(|(step, bill)| (*step, bill));
+    let committed = commit::commit(&mut tx, &writer, done, end, &told).await?;
     if let Some(end) = end {
-        // Read in the same transaction: the last event is told with the body that the run now has.
-        let ended = Truth::end(end.status.event(), runs::turn(&mut tx, turn.run.id).await?);
+        // The last event is told with the body that the run now has.
+        let ended = Truth::end(end.status.event(), ended(&mut tx, turn, end, committed, writer.now).await?);
         webhooks::run_ended(&mut tx, turn.run.id, end.status, Some(&ended.told), writer.ids, writer.now).await?;
         truths.pop();
         truths.push(ended);
@@ -152,6 +154,34 @@ async fn write(
     tx.commit().await?;
     fault::point(if end.is_some() { "end.committed" } else { "step.committed" });
     Ok(Written::Committed(truths, step.map_or(Amount::ZERO, |(_, bill)| bill.cost)))
+}
+
+/// The run as this transaction ends it.
+async fn ended(
+    tx: &mut TenantTx,
+    turn: &Loaded,
+    end: &End,
+    committed: Committed,
+    now: Timestamp,
+) -> Result<Turn, RunError> {
+    let Committed { steps, usage, cost, message } = committed;
+    let message = match message {
+        None => messages::last_of_run(tx, turn.run.id).await?,
+        message => message,
+    };
+    let run = Run {
+        status: end.status,
+        stop_reason: Some(end.reason),
+        steps,
+        usage,
+        cost: Money { amount: cost, currency: turn.run.cost.currency.clone() },
+        error: end.error.clone(),
+        pending_approvals: Vec::new(),
+        ended_at: Some(now),
+        ..turn.run.clone()
+    };
+    let tool_calls = tool_calls::of_run(tx, run.id).await?;
+    Ok(Turn { conversation_id: run.conversation_id, run, message, output: end.output.clone(), tool_calls })
 }
 
 /// Before the fence: whoever writes entries locks their sum first, and nobody locks a run before that.

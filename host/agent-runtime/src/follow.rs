@@ -36,6 +36,16 @@ impl AgentRuntime {
         let mut tx = tenant.begin().await?;
         runs::get(&mut tx, run).await?.ok_or(RunError::NotFound)?;
         drop(tx);
+        Ok(self.follow_known(tenant, run, after))
+    }
+
+    /// The same of a run that is known to be the tenant's.
+    pub fn follow_known(
+        &self,
+        tenant: &Tenant,
+        run: RunId,
+        after: EventCursor,
+    ) -> BoxStream<'static, Result<RunEvent, RunError>> {
         let follower = Follower {
             runtime: self.clone(),
             tenant: tenant.clone(),
@@ -60,7 +70,7 @@ impl AgentRuntime {
             };
             Some((stream::iter(batch), follower))
         });
-        Ok(batches.flatten().boxed())
+        batches.flatten().boxed()
     }
 
     /// Waits until the run has ended or waits for an approval, `limit` at most; `run.status` tells which.
@@ -131,7 +141,8 @@ impl Follower {
             None => self.heard().await,
         };
         if events.is_empty() {
-            events = self.stored().await?;
+            // In a box of its own: whoever waits for what is told holds no room for what is read.
+            events = Box::pin(self.stored()).await?;
         }
         match events.last() {
             Some(last) => {

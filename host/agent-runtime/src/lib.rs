@@ -10,6 +10,7 @@ mod awaited;
 mod calls;
 mod changes;
 mod commit;
+mod configured;
 mod context;
 mod direct;
 mod drive;
@@ -55,6 +56,7 @@ use std::{
 };
 
 use awaited::Awaited;
+use configured::Known;
 use domain::{Clock, Ids, RunId};
 use feed::Feed;
 use model_providers::Providers;
@@ -134,6 +136,7 @@ struct Inner {
     places: Arc<Places>,
     /// Turns of tools that read their tenants' stores.
     store_reads: Arc<Semaphore>,
+    known: Known,
     tracker: TaskTracker,
 }
 
@@ -175,8 +178,8 @@ impl AgentRuntime {
         let settings = &parts.settings;
         let places = Places::new(settings.concurrent_runs, settings.queued_runs, parts.clock.clone());
         let store_reads = Arc::new(Semaphore::new(host::READS_AT_ONCE));
-        let (live, awaited, tracker) = (Mutex::default(), Arc::default(), TaskTracker::new());
-        let runtime = Self(Arc::new(Inner { parts, worker, live, awaited, places, store_reads, tracker }));
+        let (live, awaited, known, tracker) = (Mutex::default(), Arc::default(), Known::new(), TaskTracker::new());
+        let runtime = Self(Arc::new(Inner { parts, worker, live, awaited, places, store_reads, known, tracker }));
         runtime.0.parts.settings.relay.iter().for_each(Relay::start);
         runtime
     }

@@ -4,28 +4,28 @@ use std::{collections::HashMap, sync::Arc};
 
 use agent_config::{
     agents::{Agent, ModelChoice, Strategy},
-    bindings::BoundFunction,
-    provider_keys::{self, OpenedKey, ProviderKind},
+    provider_keys::{OpenedKey, ProviderKind},
     revisions,
 };
 use async_trait::async_trait;
-use billing_meter::{PriceBook, Standing, prices};
+use billing_meter::{PriceBook, prices};
 use conversation_store::{Message as Stored, MessageError, NewMessage, messages};
 use domain::{
-    CallId, RunId, SecretString, Timestamp,
-    message::{Part, Role},
+    CallId, RunId, SecretString, TenantId, Timestamp,
+    message::{FunctionSpec, Part, Role},
 };
 use model_providers::{
     Endpoint, EndpointKind, KeyOf, Message, ModelProvider, ModelRef, ModelRequest, ModelStream, ProviderError, tokens,
 };
 use serde_json::{Map, Value};
-use tenancy::{Tenant, TenantTx, plans::Plan, tenants};
+use tenancy::{Tenant, TenantTx, plans::Plan};
 use tool_api::{CallContext, Share};
 
 use crate::{
     AgentRuntime, Lease,
     approvals::{self, Asked},
     calls::Functions,
+    configured::{self, Configured, reference},
     context::{self, DoesNotFit, INPUT_TOKENS_DEFAULT, WINDOW_MESSAGES_MAX},
     drive::Beginning,
     events,
@@ -44,15 +44,15 @@ use crate::{
 /// Everything a run needs, read once.
 pub(crate) struct Loaded {
     pub(crate) run: Run,
-    pub(crate) agent: Agent,
-    pub(crate) functions: Functions,
+    pub(crate) agent: Arc<Agent>,
+    pub(crate) functions: Arc<Functions>,
     /// What every call of the run may know of it.
     pub(crate) context: CallContext,
     pub(crate) share: Share,
     /// The plan's, for entries that calls write.
     pub(crate) storage_bytes_max: i64,
-    pub(crate) specs: Vec<domain::message::FunctionSpec>,
-    pub(crate) book: PriceBook,
+    pub(crate) specs: Arc<[FunctionSpec]>,
+    pub(crate) book: Arc<PriceBook>,
     pub(crate) purse: Purse,
     pub(crate) candidates: Result<Vec<Candidate>, ProviderError>,
     /// `None`: longer than it may be.
@@ -109,21 +109,15 @@ impl Begin {
 /// What a run is driven from, and whoever accepts a turn has looked at already.
 pub(crate) struct Basis {
     pub(crate) run: Run,
-    pub(crate) agent: Agent,
-    pub(crate) plan: Plan,
-    pub(crate) standing: Standing,
+    pub(crate) configured: Arc<Configured>,
     /// The request's own.
     pub(crate) provider_key: Option<SecretString>,
-    pub(crate) is_new_conversation: bool,
 }
 
 /// All that is read of a run before it is driven.
 pub(crate) struct Read {
     run: Run,
-    agent: Agent,
-    plan: Plan,
-    standing: Standing,
-    functions: Vec<BoundFunction>,
+    configured: Arc<Configured>,
     summary: Option<Summary>,
     summaries: u32,
     /// The messages behind the summary, newest last.
@@ -159,16 +153,15 @@ pub(crate) async fn load(
     let mut tx = tenant.begin().await?;
     let run = runs::get(&mut tx, id).await?.ok_or(RunError::NotFound)?;
     let agent = revisions::pinned(&mut tx, run.agent_id, run.revision).await?;
-    let plan = tenants::get(&mut tx).await?.plan;
-    let standing = prices::standing(&mut tx).await?;
+    let configured = Arc::new(Configured::read(parts, &mut tx, agent).await?);
     // Before its messages are read: what it says is one of them.
     let spoke = line::speak(&mut tx, &run, lease, parts.ids.as_ref(), parts.clock.now()).await?;
     let provider_key = match run.private.has_provider_key {
         true => request_key::open(&mut tx, &parts.master_key, id).await?,
         false => None,
     };
-    let basis = Basis { run, agent, plan, standing, provider_key, is_new_conversation: false };
-    let read = read(runtime, &mut tx, basis).await?;
+    let mut read = Read::new(runtime, tenant.id(), Basis { run, configured, provider_key });
+    read.look_back(&mut tx).await?;
     let pending = pending::of_run(&mut tx, id).await?;
     let calls: Vec<CallId> = pending.iter().flat_map(|pending| &pending.calls).map(|call| call.id).collect();
     let (intents, approvals) = match calls.as_slice() {
@@ -188,58 +181,55 @@ pub(crate) async fn load(
     Ok((loaded(read, Left { pending, intents, approvals }).await, Begin::After(last)))
 }
 
-/// What is read besides, by whoever accepts a run or goes on with it.
-pub(crate) async fn read(runtime: &AgentRuntime, tx: &mut TenantTx, basis: Basis) -> Result<Read, RunError> {
-    let Basis { run, agent, plan, standing, provider_key, is_new_conversation } = basis;
-    let mut functions = revisions::functions(tx, run.agent_id, run.revision).await?;
-    // A plan may have become smaller since the revision was published.
-    functions.iter_mut().for_each(|function| function.limits = function.limits.min(plan.tool_limits));
-    let (summary, summaries) = match agent.spec.context.strategy {
-        _ if is_new_conversation => (None, 0),
-        Strategy::Truncate => (None, 0),
-        Strategy::Summarize => summary::newest(tx, run.conversation_id, run.id).await?,
-    };
-    let through = summary.as_ref().map_or(0, |summary| summary.through);
-    let looked_at = match agent.spec.context.strategy {
-        Strategy::Truncate => WINDOW_MESSAGES_MAX,
-        // More than that are summarised, and so are read.
-        Strategy::Summarize => 2 * WINDOW_MESSAGES_MAX,
-    };
-    let window = match is_new_conversation {
-        true => Vec::new(),
-        false => messages::newest_after(tx, run.conversation_id, through, looked_at).await?,
-    };
-    let tracer = Tracer::new();
-    let candidates = candidates(runtime, tx, &agent, provider_key.as_ref(), &tracer).await?;
-    Ok(Read { run, agent, plan, standing, functions, summary, summaries, window, tracer, candidates })
-}
-
 impl Read {
+    /// Of a conversation in which nothing was said yet.
+    pub(crate) fn new(runtime: &AgentRuntime, tenant: TenantId, basis: Basis) -> Read {
+        let Basis { run, configured, provider_key } = basis;
+        let tracer = Tracer::new();
+        let candidates = candidates(runtime, tenant, &configured, provider_key.as_ref(), &tracer);
+        Read { run, configured, summary: None, summaries: 0, window: Vec::new(), tracer, candidates }
+    }
+
+    /// What was said before.
+    pub(crate) async fn look_back(&mut self, tx: &mut TenantTx) -> Result<(), RunError> {
+        let conversation = self.run.conversation_id;
+        let looked_at = match self.configured.agent.spec.context.strategy {
+            Strategy::Truncate => WINDOW_MESSAGES_MAX,
+            Strategy::Summarize => {
+                (self.summary, self.summaries) = summary::newest(tx, conversation, self.run.id).await?;
+                // More than that are summarised, and so are read.
+                2 * WINDOW_MESSAGES_MAX
+            }
+        };
+        self.window = messages::newest_after(tx, conversation, self.through(), looked_at).await?;
+        Ok(())
+    }
+
+    /// The last message that the summary tells of.
+    fn through(&self) -> u32 {
+        self.summary.as_ref().map_or(0, |summary| summary.through)
+    }
+
     /// What is about to be said in the conversation, behind all that was read; as it will be stored.
     pub(crate) fn said(&mut self, new: &[NewMessage], now: Timestamp) -> Result<(), MessageError> {
-        let through = self.summary.as_ref().map_or(0, |summary| summary.through);
-        let last = self.window.last().map_or(through, |message| message.position);
+        let last = self.window.last().map_or(self.through(), |message| message.position);
         self.window.extend(messages::behind(last, new, now)?);
         Ok(())
     }
 }
 
 async fn loaded(read: Read, left: Left) -> Loaded {
-    let Read { run, agent, plan, standing, functions, summary, summaries, window, tracer, candidates } = read;
-    let Standing { book, has_budgets } = standing;
-    let mut system = context::fill(&agent.spec.system_prompt, &run.private.context);
+    let through = read.through();
+    let Read { run, configured, summary, summaries, window, tracer, candidates } = read;
+    let Configured { agent, plan, book, has_budgets, functions, specs, .. } = &*configured;
+    let system = configured.system(&run.private.context);
     let schema = agent.spec.output_schema.as_ref();
-    if let (Some(system), Some(schema)) = (&mut system, schema) {
-        output::instruct(system, schema);
-    }
     let correction = schema.and_then(|schema| output::correction_of(schema, &window, run.id));
-    let specs: Vec<_> = functions.iter().map(|function| function.spec.clone()).collect();
-    let through = summary.as_ref().map_or(0, |summary| summary.through);
     Loaded {
-        fixed_tokens: fixed_tokens(system.clone().unwrap_or_default(), specs.clone()).await,
+        fixed_tokens: configured.fixed_tokens(&run.private.context, system.as_deref().unwrap_or_default()).await,
         system,
-        specs,
-        functions: Functions::new(functions),
+        specs: specs.clone(),
+        functions: functions.clone(),
         context: CallContext {
             agent: Some(agent.spec.name.to_string()),
             conversation: Some(run.conversation_id),
@@ -247,10 +237,10 @@ async fn loaded(read: Read, left: Left) -> Loaded {
             entries: Arc::new(run.private.context.clone()),
             ..CallContext::default()
         },
-        share: share(&plan),
+        share: share(plan),
         storage_bytes_max: plan.storage_bytes,
         purse: Purse {
-            is_bounded: has_budgets || plan.tokens_per_month.is_some(),
+            is_bounded: *has_budgets || plan.tokens_per_month.is_some(),
             tokens_per_month: plan.tokens_per_month,
             max_cost: agent.spec.limits.max_cost.as_ref().map(|max| max.amount),
             spent: run.cost.amount,
@@ -268,8 +258,8 @@ async fn loaded(read: Read, left: Left) -> Loaded {
         intents: Arc::new(Intents::found(left.intents)),
         approvals: left.approvals,
         run,
-        agent,
-        book,
+        agent: agent.clone(),
+        book: book.clone(),
         candidates,
     }
 }
@@ -314,7 +304,7 @@ pub(crate) fn request(turn: &mut Loaded) -> Result<ModelRequest, End> {
         model: ModelRef::new("", ""),
         system,
         messages: messages.collect(),
-        functions: turn.specs.clone(),
+        functions: turn.specs.to_vec(),
         temperature: None,
         max_output_tokens: None,
         options: Map::new(),
@@ -344,44 +334,19 @@ pub(crate) fn input_tokens(agent: &Agent) -> u64 {
     u64::from(agent.spec.context.max_input_tokens.unwrap_or(INPUT_TOKENS_DEFAULT))
 }
 
-/// Functions may have megabytes of schemas: counting them is no work for a thread that others wait for.
-async fn fixed_tokens(system: String, functions: Vec<domain::message::FunctionSpec>) -> u64 {
-    let request = ModelRequest {
-        model: ModelRef::new("", ""),
-        system,
-        messages: Vec::new(),
-        functions,
-        temperature: None,
-        max_output_tokens: None,
-        options: Map::new(),
-        output_schema: None,
-    };
-    // It ends only with the process, or by a panic of the tokenizer: then nothing is taken for fixed.
-    tokio::task::spawn_blocking(move || tokens::count_request(&request)).await.unwrap_or(0)
-}
-
-/// Which model is meant.
-pub(crate) fn reference(choice: &ModelChoice) -> ModelRef {
-    match &choice.provider {
-        Some(provider) => ModelRef::new(provider, &choice.name),
-        None => ModelRef::parse(&choice.name),
-    }
-}
-
 /// The agent's models in order, each behind its own provider. The request's key goes before the tenant's, and that before
 /// the platform's.
-async fn candidates(
+fn candidates(
     runtime: &AgentRuntime,
-    tx: &mut TenantTx,
-    agent: &Agent,
+    tenant: TenantId,
+    configured: &Configured,
     brought: Option<&SecretString>,
     tracer: &Tracer,
-) -> Result<Result<Vec<Candidate>, ProviderError>, RunError> {
-    let parts = &runtime.0.parts;
+) -> Result<Vec<Candidate>, ProviderError> {
     let mut candidates: Vec<Candidate> = Vec::new();
-    for choice in std::iter::once(&agent.spec.model).chain(&agent.spec.fallback_models) {
+    for choice in configured::models(&configured.agent.spec) {
         let model = reference(choice);
-        let mut own = provider_keys::open(tx, &parts.master_key, &model.provider).await?.map(endpoint);
+        let mut own = configured.keys.get(&model.provider).cloned().map(endpoint);
         // It is for the provider of the agent's model, and goes to no other.
         let is_first = candidates.first().is_none_or(|first| first.model.provider == model.provider);
         if let Some(key) = brought.filter(|_| is_first && model.provider != model_providers::DEMO) {
@@ -391,15 +356,11 @@ async fn candidates(
             Some(_) => prices::own_key(&model.provider),
             None => model.provider.clone(),
         };
-        match parts.providers.open(tx.tenant(), &model.provider, own) {
-            Ok(inner) => {
-                let provider = Arc::new(Tuned { inner, choice: choice.clone(), tracer: tracer.clone() });
-                candidates.push(Candidate { model, provider, billed });
-            }
-            Err(error) => return Ok(Err(error)),
-        }
+        let inner = runtime.0.parts.providers.open(tenant, &model.provider, own)?;
+        let provider = Arc::new(Tuned { inner, choice: choice.clone(), tracer: tracer.clone() });
+        candidates.push(Candidate { model, provider, billed });
     }
-    Ok(Ok(candidates))
+    Ok(candidates)
 }
 
 fn endpoint(key: OpenedKey) -> Endpoint {

@@ -24,8 +24,9 @@ use uuid::Uuid;
 use crate::{
     AgentRuntime,
     calls::NamedCall,
+    configured::{models, reference},
     drive::Driver,
-    load::{Candidate, Loaded, reference},
+    load::{Candidate, Loaded},
     runs::{End, RunError, StopReason},
     webhooks,
 };
@@ -308,7 +309,7 @@ pub(crate) async fn refused_at_the_door(
     }
     let left = left.unheld();
     let refused = |input: u64| {
-        let least = std::iter::once(&agent.model).chain(&agent.fallback_models).flat_map(|choice| {
+        let least = models(agent).flat_map(|choice| {
             let model = reference(choice);
             // With which key it is asked is not known yet.
             [prices::own_key(&model.provider), model.provider]

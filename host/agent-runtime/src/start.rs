@@ -1,12 +1,12 @@
 //! A turn is accepted: the user's message and the run are durable before anything is said or charged.
 
-use std::{collections::BTreeMap, time::Duration};
+use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use agent_config::{
     agents::{AgentError, AgentRef},
     revisions,
 };
-use billing_meter::{BudgetError, Exceeded, Spender, holds, prices};
+use billing_meter::{BudgetError, Exceeded, Spender, holds};
 use conversation_store::{
     conversations::{self, ConversationError, NewConversation},
     messages::{self, MessageError},
@@ -17,19 +17,19 @@ use domain::{
 };
 use serde_json::{Map, Value, json};
 use tenancy::{
-    DbError, TakenRun, Tenant, TenantTx,
+    DbError, Stamp, TakenRun, Tenant, TenantTx,
     idempotency::{self, IdempotencyError, Opened, Way},
-    tenants::{self, TenantError},
+    tenants::TenantError,
 };
 use tokio::sync::watch;
 
 use crate::{
     AgentRuntime,
+    configured::{Configured, Named},
     drive::Beginning,
-    events::{self, NewEvent},
     fault,
     line::{self, LINE_MAX},
-    load::{self, Basis},
+    load::{Basis, Read},
     request_key,
     runs::{self, Private, Run, RunError, RunStatus, RunUsage},
     scheduler::Full,
@@ -45,7 +45,9 @@ const METADATA_BYTES_MAX: usize = 16 * 1024;
 /// Under which the process that accepts a run writes it; see `Lease`.
 const FIRST_FENCE: i64 = 1;
 /// When a full queue is worth another try, in seconds: a few runs have ended by then.
-const FULL_RETRY_SECONDS: u64 = 2;
+const FULL_RETRY_SECONDS: u64 = 1;
+/// Seconds over which those who are refused are spread by chance, so that they do not all come back at the same moment.
+const FULL_SPREAD_SECONDS: u8 = 4;
 /// How often a turn is tried to be put in line, when the conversation becomes busy at that moment.
 const LINE_TRIES_MAX: u32 = 3;
 /// Longest `external_user_id`.
@@ -71,6 +73,8 @@ pub struct StartRun {
     pub api_key: Option<ApiKeyId>,
     /// The agents that the caller's key may speak with; `None`: all.
     pub allowed_agents: Option<Vec<AgentId>>,
+    /// Told by the database before the turn came: what was read since an equal one is not read again.
+    pub configuration: Option<Stamp>,
     /// The request's own key for the provider of the agent's model.
     pub provider_key: Option<SecretString>,
     /// Started once, however often it is asked for.
@@ -100,11 +104,11 @@ pub enum StartError {
     #[error("the conversation is busy, and {LINE_MAX} runs wait for it already; wait until one ends")]
     LineFull,
     #[error(
-        "{0} runs of this tenant are queued or about to be, the most that are taken; wait until some of them have begun"
+        "{queued} runs of this tenant are queued or about to be, the most that are taken; wait until some of them have begun"
     )]
-    QueueFull(usize),
+    QueueFull { queued: usize, retry_after_seconds: u64 },
     #[error("this server has all the queued runs that it takes; try again in a few seconds")]
-    QueuesFull,
+    QueuesFull { retry_after_seconds: u64 },
     #[error("the conversation is with another agent; start a new one by leaving `conversation_id` out")]
     OtherAgent,
     #[error("the turn cannot be started as it is; see `errors`")]
@@ -133,8 +137,8 @@ impl Problem for StartError {
     fn kind(&self) -> Kind {
         match self {
             StartError::Busy => Kind::Conflict,
-            StartError::LineFull | StartError::QueueFull(_) => Kind::TooMany,
-            StartError::QueuesFull => Kind::Unavailable,
+            StartError::LineFull | StartError::QueueFull { .. } => Kind::TooMany,
+            StartError::QueuesFull { .. } => Kind::Unavailable,
             StartError::OtherAgent | StartError::Invalid(_) => Kind::Invalid,
             StartError::Agent(error) => error.kind(),
             StartError::Conversation(error) => error.kind(),
@@ -152,8 +156,8 @@ impl Problem for StartError {
         match self {
             StartError::Busy => "conversation.busy",
             StartError::LineFull => "conversation.queue_full",
-            StartError::QueueFull(_) => "run.queue_full",
-            StartError::QueuesFull => "runs.queue_full",
+            StartError::QueueFull { .. } => "run.queue_full",
+            StartError::QueuesFull { .. } => "runs.queue_full",
             StartError::OtherAgent => "conversation.other_agent",
             StartError::Invalid(_) => "chat.invalid",
             StartError::Agent(error) => error.code(),
@@ -179,7 +183,10 @@ impl Problem for StartError {
 
     fn retry_after_seconds(&self) -> Option<u64> {
         match self {
-            StartError::LineFull | StartError::QueueFull(_) | StartError::QueuesFull => Some(FULL_RETRY_SECONDS),
+            StartError::LineFull => Some(FULL_RETRY_SECONDS),
+            StartError::QueueFull { retry_after_seconds, .. } | StartError::QueuesFull { retry_after_seconds } => {
+                Some(*retry_after_seconds)
+            }
             StartError::Idempotency(error) => error.retry_after_seconds(),
             StartError::Db(error) => error.retry_after_seconds(),
             _ => None,
@@ -187,11 +194,25 @@ impl Problem for StartError {
     }
 }
 
-impl From<Full> for StartError {
-    fn from(full: Full) -> Self {
-        match full {
-            Full::Tenant(queued) => StartError::QueueFull(queued),
-            Full::All => StartError::QueuesFull,
+/// A transaction that begins when it is first needed: a turn of which nothing is to be read asks its model before.
+struct Late<'t> {
+    tenant: &'t Tenant,
+    tx: Option<TenantTx>,
+}
+
+impl Late<'_> {
+    async fn tx(&mut self) -> Result<&mut TenantTx, DbError> {
+        let begun = match self.tx.take() {
+            Some(tx) => tx,
+            None => self.tenant.begin().await?,
+        };
+        Ok(self.tx.insert(begun))
+    }
+
+    async fn commit(self) -> Result<(), DbError> {
+        match self.tx {
+            Some(tx) => tx.commit().await,
+            None => Ok(()),
         }
     }
 }
@@ -222,36 +243,59 @@ impl AgentRuntime {
         let parts = &self.0.parts;
         let now = parts.clock.now();
         // Where its queue is full, it is refused before it costs a transaction.
-        let arrival = self.0.places.arrive(tenant.id())?;
+        let arrival = self.0.places.arrive(tenant.id()).map_err(|full| {
+            let chance = parts.ids.uuid().as_bytes()[15] % FULL_SPREAD_SECONDS;
+            let retry_after_seconds = FULL_RETRY_SECONDS + u64::from(chance);
+            match full {
+                Full::Tenant(queued) => StartError::QueueFull { queued, retry_after_seconds },
+                Full::All => StartError::QueuesFull { retry_after_seconds },
+            }
+        })?;
 
         let run = RunId::new(parts.ids.as_ref());
-        let mut tx = tenant.begin().await?;
+        let named = Named { tenant: tenant.id(), agent: turn.agent, revision: turn.revision };
+        let known = match turn.configuration {
+            Some(stamp) => self.0.known.at(&named, stamp).await,
+            None => None,
+        };
+        let mut late = Late { tenant, tx: None };
         if let Some(once) = &turn.once {
-            let way = Way::Run { run, waits_until: now.plus(once.waits) };
+            let (tx, way) = (late.tx().await?, Way::Run { run, waits_until: now.plus(once.waits) });
             if let Opened::Run { run, waits_until } =
-                idempotency::open(&mut tx, &parts.master_key, &once.request, way, now).await?
+                idempotency::open(tx, &parts.master_key, &once.request, way, now).await?
             {
-                let conversation = runs::get(&mut tx, run).await?.ok_or(RunError::NotFound)?.conversation_id;
+                let conversation = runs::get(tx, run).await?.ok_or(RunError::NotFound)?.conversation_id;
                 return Ok(Started { run, conversation, before: Some(waits_until) });
             }
         }
-        let agent = revisions::to_run(&mut tx, &turn.agent, turn.revision).await?;
+        let configured = match known {
+            Some(known) => known,
+            None => {
+                let tx = late.tx().await?;
+                let agent = revisions::to_run(tx, &named.agent, named.revision).await?;
+                let read = Arc::new(Configured::read(parts, tx, agent).await?);
+                if let Some(stamp) = turn.configuration {
+                    self.0.known.keep(named, stamp, read.clone()).await;
+                }
+                read
+            }
+        };
+        let Configured { agent, plan, book, has_budgets, .. } = &*configured;
         if turn.allowed_agents.as_ref().is_some_and(|allowed| !allowed.contains(&agent.id)) {
             return Err(AgentError::NotFound.into());
         }
-        let plan = tenants::get(&mut tx).await?.plan;
-        arrival.entitled(&plan);
+        arrival.entitled(plan);
         let (mut in_line, mut begun, mut said) = (false, None, Vec::new());
         let conversation = match turn.conversation {
             Some(id) => {
-                let user = turn.external_user_id.as_deref();
-                let conversation = conversations::lock_for_user(&mut tx, id, user).await?;
+                let (tx, user) = (late.tx().await?, turn.external_user_id.as_deref());
+                let conversation = conversations::lock_for_user(tx, id, user).await?;
                 if conversation.agent_id != agent.id {
                     // A key that may not speak with that agent does not learn that the conversation is there.
                     let hidden = turn.allowed_agents.is_some_and(|allowed| !allowed.contains(&conversation.agent_id));
                     return Err(if hidden { ConversationError::NotFound.into() } else { StartError::OtherAgent });
                 }
-                in_line = match line::length(&mut tx, id).await? {
+                in_line = match line::length(tx, id).await? {
                     0 => false,
                     _ if !turn.queue => return Err(StartError::Busy),
                     LINE_MAX.. => return Err(StartError::LineFull),
@@ -272,8 +316,7 @@ impl AgentRuntime {
             }
         };
 
-        let standing = prices::standing(&mut tx).await.map_err(RunError::from)?;
-        if standing.has_budgets || plan.tokens_per_month.is_some() {
+        if *has_budgets || plan.tokens_per_month.is_some() {
             let spender = Spender {
                 agent: Some(agent.id),
                 external_user: turn.external_user_id.as_deref(),
@@ -281,8 +324,8 @@ impl AgentRuntime {
                 run: Some(run),
                 tokens_per_month: plan.tokens_per_month,
             };
-            let left = holds::left(&mut tx, run.uuid(), &spender, now).await?;
-            let refused = spending::refused_at_the_door(&standing.book, &left, &agent.spec, &turn.messages);
+            let left = holds::left(late.tx().await?, run.uuid(), &spender, now).await?;
+            let refused = spending::refused_at_the_door(book, &left, &agent.spec, &turn.messages);
             if let Some(exceeded) = refused.await {
                 return Err(exceeded.into());
             }
@@ -302,7 +345,7 @@ impl AgentRuntime {
             stop_reason: None,
             steps: 0,
             usage: RunUsage::default(),
-            cost: Money { amount: Amount::ZERO, currency: standing.book.currency.clone() },
+            cost: Money { amount: Amount::ZERO, currency: book.currency.clone() },
             error: None,
             pending_approvals: Vec::new(),
             created_at: now,
@@ -320,15 +363,11 @@ impl AgentRuntime {
         let started = json!({"run": row, "conversation_id": conversation});
         let (durable, wait) = watch::channel(false);
         if let Some(place) = place {
-            let basis = Basis {
-                run: row.clone(),
-                agent,
-                plan,
-                standing,
-                provider_key: turn.provider_key.clone(),
-                is_new_conversation: begun.is_some(),
-            };
-            let mut read = load::read(self, &mut tx, basis).await?;
+            let (configured, provider_key) = (configured.clone(), turn.provider_key.clone());
+            let mut read = Read::new(self, tenant.id(), Basis { run: row.clone(), configured, provider_key });
+            if begun.is_none() {
+                read.look_back(late.tx().await?).await?;
+            }
             read.said(&said, now)?;
             // The model is asked while the turn becomes durable. Where that fails, what it says is heard by nobody.
             let taken = TakenRun { tenant: tenant.clone(), run, fence: FIRST_FENCE };
@@ -336,20 +375,18 @@ impl AgentRuntime {
             self.drive_in_background(taken, beginning, place);
         }
 
-        if let Some(new) = &begun {
-            conversations::insert(&mut tx, new).await?;
+        let tx = late.tx().await?;
+        match &begun {
+            Some(new) => conversations::insert(tx, new, &said).await?,
+            None if in_line => {}
+            None => drop(messages::append(tx, conversation, &said, now).await?),
         }
-        self.insert(&mut tx, &row, kept.as_ref()).await?;
+        self.insert(tx, &row, kept.as_ref(), &started).await?;
         if let Some(key) = &turn.provider_key {
-            request_key::store(&mut tx, &parts.master_key, run, key, now).await?;
+            request_key::store(tx, &parts.master_key, run, key, now).await?;
         }
-        if !in_line {
-            messages::append(&mut tx, conversation, &said, now).await?;
-        }
-        let event = NewEvent::Event { seq: 1, kind: "run.started", data: started };
-        events::append(&mut tx, run, &[event]).await?;
         fault::point("start.committing");
-        tx.commit().await?;
+        late.commit().await?;
         fault::point("start.committed");
         match begins {
             true => drop(durable.send(true)),
@@ -358,16 +395,27 @@ impl AgentRuntime {
         Ok(Started { run, conversation, before: None })
     }
 
-    /// A run that begins here or waits in a queue, there with what the user says in it.
-    async fn insert(&self, tx: &mut TenantTx, run: &Run, said: Option<&Value>) -> Result<(), StartError> {
+    /// A run that begins here or waits in a queue, there with what the user says in it; and its first event.
+    async fn insert(
+        &self,
+        tx: &mut TenantTx,
+        run: &Run,
+        said: Option<&Value>,
+        started: &Value,
+    ) -> Result<(), StartError> {
         let worker = run.started_at.map(|_| self.0.worker);
         let leased_until = run.started_at.map(|now| now.plus(self.0.parts.settings.lease).offset());
         let inserted = sqlx::query!(
             r#"
-            INSERT INTO run (tenant_id, run_id, agent_id, revision, conversation_id, external_user_id, api_key_id, context,
-                             metadata, status, currency, leased_by, leased_until, deadline, created_at, started_at,
-                             fence, said)
-            VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17, $18)
+            WITH accepted AS (
+                INSERT INTO run (tenant_id, run_id, agent_id, revision, conversation_id, external_user_id, api_key_id,
+                                 context, metadata, status, currency, leased_by, leased_until, deadline, created_at,
+                                 started_at, fence, said)
+                VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17, $18)
+                RETURNING run_id
+            )
+            INSERT INTO run_event (tenant_id, run_id, seq, part, type, data)
+            SELECT $1, run_id, 1, 0, 'run.started', $19 FROM accepted
             "#,
             tx.tenant().uuid(),
             run.id.uuid(),
@@ -387,6 +435,7 @@ impl AgentRuntime {
             run.started_at.map(Timestamp::offset),
             FIRST_FENCE,
             said,
+            started,
         )
         .execute(tx.conn())
         .await;

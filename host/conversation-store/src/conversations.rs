@@ -14,6 +14,8 @@ use tenancy::{DbError, TenantTx};
 use time::OffsetDateTime;
 use uuid::Uuid;
 
+use crate::messages::{Columns, MessageError, NewMessage};
+
 /// Longest title, in characters: a title is a line in a list.
 const TITLE_CHARS_MAX: usize = 200;
 /// Largest metadata, in bytes of JSON: it is sent with every row of a list.
@@ -79,6 +81,8 @@ pub enum ConversationError {
     #[error("an `external_user_id` has 1 to {EXTERNAL_USER_ID_BYTES_MAX} bytes and no control characters")]
     BadExternalUserId,
     #[error(transparent)]
+    Message(#[from] MessageError),
+    #[error(transparent)]
     Db(#[from] DbError),
 }
 
@@ -93,6 +97,7 @@ impl Problem for ConversationError {
         match self {
             Self::NotFound | Self::AgentNotFound => Kind::NotFound,
             Self::BadTitle | Self::MetadataTooLarge | Self::BadExternalUserId => Kind::Invalid,
+            Self::Message(error) => error.kind(),
             Self::Db(error) => error.kind(),
         }
     }
@@ -104,6 +109,7 @@ impl Problem for ConversationError {
             Self::BadTitle => "conversation.bad_title",
             Self::MetadataTooLarge => "conversation.metadata_too_large",
             Self::BadExternalUserId => "conversation.bad_external_user_id",
+            Self::Message(error) => error.code(),
             Self::Db(error) => error.code(),
         }
     }
@@ -113,6 +119,7 @@ impl Problem for ConversationError {
             Self::BadTitle => "/title",
             Self::MetadataTooLarge => "/metadata",
             Self::BadExternalUserId => "/external_user_id",
+            Self::Message(error) => return error.fields(),
             _ => return Vec::new(),
         };
         vec![FieldError::new(pointer, self.to_string())]
@@ -122,11 +129,12 @@ impl Problem for ConversationError {
 pub async fn create(
     tx: &mut TenantTx,
     new: NewConversation,
+    said: &[NewMessage],
     ids: &dyn Ids,
     now: Timestamp,
 ) -> Result<Conversation, ConversationError> {
     let conversation = begun(new, ids, now)?;
-    insert(tx, &conversation).await?;
+    insert(tx, &conversation, said).await?;
     Ok(conversation)
 }
 
@@ -145,11 +153,25 @@ pub fn begun(new: NewConversation, ids: &dyn Ids, now: Timestamp) -> Result<Conv
     Ok(conversation)
 }
 
-pub async fn insert(tx: &mut TenantTx, conversation: &Conversation) -> Result<(), ConversationError> {
+/// Stores it with what is said in it first.
+pub async fn insert(
+    tx: &mut TenantTx,
+    conversation: &Conversation,
+    said: &[NewMessage],
+) -> Result<(), ConversationError> {
+    let Columns { ids, roles, parts, runs, .. } = Columns::of(0, said, conversation.created_at)?;
     sqlx::query!(
-        "INSERT INTO conversation (tenant_id, conversation_id, agent_id, external_user_id, title, metadata, created_at,
-                                   updated_at)
-         VALUES ($1, $2, $3, $4, $5, $6, $7, $7)",
+        "WITH begun AS (
+             INSERT INTO conversation (tenant_id, conversation_id, agent_id, external_user_id, title, metadata, created_at,
+                                       updated_at, last_position)
+             VALUES ($1, $2, $3, $4, $5, $6, $7, $7, $8)
+             RETURNING conversation_id
+         )
+         INSERT INTO message (tenant_id, conversation_id, position, message_id, role, parts, run_id, created_at)
+         SELECT $1, b.conversation_id, n.place, n.message_id, n.role, n.parts, n.run_id, $7
+         FROM begun b,
+              UNNEST($9::uuid[], $10::text[], $11::jsonb[], $12::uuid[])
+                  WITH ORDINALITY AS n (message_id, role, parts, run_id, place)",
         tx.tenant().uuid(),
         conversation.id.uuid(),
         conversation.agent_id.uuid(),
@@ -157,6 +179,11 @@ pub async fn insert(tx: &mut TenantTx, conversation: &Conversation) -> Result<()
         conversation.title,
         Value::Object(conversation.metadata.clone()),
         conversation.created_at.offset(),
+        i32::try_from(said.len()).unwrap_or(i32::MAX),
+        &ids,
+        &roles,
+        &parts,
+        &runs as &[Option<Uuid>],
     )
     .execute(tx.conn())
     .await

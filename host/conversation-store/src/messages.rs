@@ -109,10 +109,7 @@ pub async fn append(
     if new.is_empty() {
         return Ok(Vec::new());
     }
-    let (mut written, stored): (Vec<Message>, Vec<Value>) = with_json(0, new, now)?.into_iter().unzip();
-    let ids: Vec<Uuid> = new.iter().map(|message| message.id.uuid()).collect();
-    let roles: Vec<String> = new.iter().map(|message| message.role.as_str().into()).collect();
-    let runs: Vec<Option<Uuid>> = new.iter().map(|message| message.run_id.map(RunId::uuid)).collect();
+    let Columns { mut written, ids, roles, parts, runs } = Columns::of(0, new, now)?;
     // Under the conversation's lock `last_position` is what the last holder committed; `max` is as it was before the wait, and
     // counts what the release before wrote.
     let mut positions = sqlx::query_scalar!(
@@ -135,7 +132,7 @@ pub async fn append(
         conversation.uuid(),
         &ids,
         &roles,
-        &stored,
+        &parts,
         &runs as &[Option<Uuid>],
         now.offset(),
         i32::try_from(new.len()).unwrap_or(i32::MAX),
@@ -155,24 +152,34 @@ pub async fn append(
 
 /// These messages as they are stored behind the position `last`.
 pub fn behind(last: u32, new: &[NewMessage], now: Timestamp) -> Result<Vec<Message>, MessageError> {
-    Ok(with_json(last, new, now)?.into_iter().map(|(message, _)| message).collect())
+    Ok(Columns::of(last, new, now)?.written)
 }
 
-fn with_json(last: u32, new: &[NewMessage], now: Timestamp) -> Result<Vec<(Message, Value)>, MessageError> {
-    let message = |(position, message): (u32, &NewMessage)| {
-        let (parts, json) = storable(&message.parts)?;
-        let message = Message {
-            id: message.id,
-            position,
-            role: message.role,
-            content: text_of(&parts),
-            parts,
-            run_id: message.run_id,
-            created_at: now,
-        };
-        Ok((message, json))
-    };
-    (last + 1..).zip(new).map(message).collect()
+/// New messages as they are told, and what is stored of them in columns.
+#[derive(Default)]
+pub(crate) struct Columns {
+    pub(crate) written: Vec<Message>,
+    pub(crate) ids: Vec<Uuid>,
+    pub(crate) roles: Vec<String>,
+    pub(crate) parts: Vec<Value>,
+    pub(crate) runs: Vec<Option<Uuid>>,
+}
+
+impl Columns {
+    /// Behind the position `last`.
+    pub(crate) fn of(last: u32, new: &[NewMessage], now: Timestamp) -> Result<Columns, MessageError> {
+        let mut columns = Columns::default();
+        for (position, &NewMessage { id, role, ref parts, run_id }) in (last + 1..).zip(new) {
+            let (parts, json) = storable(parts)?;
+            columns.ids.push(id.uuid());
+            columns.roles.push(role.as_str().to_owned());
+            columns.parts.push(json);
+            columns.runs.push(run_id.map(RunId::uuid));
+            let content = text_of(&parts);
+            columns.written.push(Message { id, position, role, parts, content, run_id, created_at: now });
+        }
+        Ok(columns)
+    }
 }
 
 /// An imported history as new messages, if it is one: see `check_history`.

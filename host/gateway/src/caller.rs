@@ -6,7 +6,7 @@ use domain::{AgentId, ApiKeyId, ExposeSecret, FieldError, Kind, Problem, Timesta
 use http::{HeaderMap, HeaderName, header, request::Parts};
 use subtle::ConstantTimeEq;
 use tenancy::{
-    KeyHolder, Tenant,
+    KeyHolder, Stamp, Tenant,
     keys::{NewKey, Scope},
 };
 use uuid::Uuid;
@@ -25,6 +25,8 @@ pub(crate) struct Caller {
     agents: Option<Vec<AgentId>>,
     /// The only end user that the key speaks for.
     external_user_id: Option<String>,
+    /// As it was when the key was looked up.
+    pub(crate) configuration: Stamp,
 }
 
 /// Whoever holds the operator's token.
@@ -150,8 +152,8 @@ fn asker(holder: &KeyHolder) -> Asker {
 
 impl From<KeyHolder> for Caller {
     fn from(holder: KeyHolder) -> Self {
-        let KeyHolder { tenant, key_id, scopes, agents, external_user_id, .. } = holder;
-        Caller { tenant, key: key_id, scopes, agents, external_user_id }
+        let KeyHolder { tenant, key_id, scopes, agents, external_user_id, configuration, .. } = holder;
+        Caller { tenant, key: key_id, scopes, agents, external_user_id, configuration }
     }
 }
 

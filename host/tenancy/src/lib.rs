@@ -23,7 +23,7 @@ mod tenant;
 pub mod tenants;
 
 pub use db::{Db, DbSettings, GlobalTx};
-pub use doors::{KeyHolder, QueueOf, TakenRun};
+pub use doors::{KeyHolder, QueueOf, Stamp, TakenRun};
 pub use error::{ConnectError, DbError};
 pub use migrate::{APPLICATION_ROLE, Migrated, fingerprint, migrate, pending};
 pub use placement::Placement;

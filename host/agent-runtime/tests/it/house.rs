@@ -202,6 +202,7 @@ pub(crate) fn say(text: &str) -> StartRun {
         queue: false,
         api_key: None,
         allowed_agents: None,
+        configuration: None,
         once: None,
         provider_key: None,
     }

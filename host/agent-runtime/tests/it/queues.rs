@@ -110,10 +110,9 @@ async fn a_full_queue_refuses_and_a_neighbour_is_not_refused() {
         house.start(&ada, "hello").await;
     }
     let refused = house.runtime.start(&ada, say("one more")).await.unwrap_err();
-    assert_eq!(
-        (refused.code(), refused.kind(), refused.retry_after_seconds()),
-        ("run.queue_full", Kind::TooMany, Some(2))
-    );
+    assert_eq!((refused.code(), refused.kind()), ("run.queue_full", Kind::TooMany));
+    let again = refused.retry_after_seconds();
+    assert!(again.is_some_and(|seconds| (1..=4).contains(&seconds)), "{again:?}");
     assert_eq!(house.chat(&bob, "hello").await.run.status, RunStatus::Completed);
 
     let _working = working(&house.runtime);

@@ -38,7 +38,7 @@ fn says(role: Role, text: &str) -> NewMessage {
 
 async fn open(tenant: &Tenant, new: NewConversation) -> Conversation {
     let mut tx = tenant.begin().await.unwrap();
-    let conversation = conversations::create(&mut tx, new, &SystemIds, now()).await.unwrap();
+    let conversation = conversations::create(&mut tx, new, &[], &SystemIds, now()).await.unwrap();
     tx.commit().await.unwrap();
     conversation
 }
@@ -97,7 +97,7 @@ async fn a_strangers_agent_does_not_exist() {
     let agent = db.agent(&ada).await;
     for agent in [agent, AgentId::new(&SystemIds)] {
         let mut tx = bob.begin().await.unwrap();
-        let error = conversations::create(&mut tx, new(agent, None), &SystemIds, now()).await.unwrap_err();
+        let error = conversations::create(&mut tx, new(agent, None), &[], &SystemIds, now()).await.unwrap_err();
         assert_eq!(error.code(), "agent.not_found");
     }
 }
@@ -137,11 +137,11 @@ async fn what_is_too_long_is_refused_by_its_field() {
         (new(good.agent_id, Some("a\0")), "conversation.bad_external_user_id", "/external_user_id"),
         (new(good.agent_id, Some(&"x".repeat(257))), "conversation.bad_external_user_id", "/external_user_id"),
     ] {
-        let error = conversations::create(&mut tx, wrong, &SystemIds, now()).await.unwrap_err();
+        let error = conversations::create(&mut tx, wrong, &[], &SystemIds, now()).await.unwrap_err();
         assert_eq!((error.code(), error.fields()[0].pointer.as_str()), (code, pointer));
     }
     let longest = NewConversation { title: Some("é".repeat(200)), metadata: of_bytes(16 * 1024), ..good };
-    let made = conversations::create(&mut tx, longest, &SystemIds, now()).await.unwrap();
+    let made = conversations::create(&mut tx, longest, &[], &SystemIds, now()).await.unwrap();
     assert_eq!(conversations::get(&mut tx, made.id).await.unwrap(), Some(made));
 }
 

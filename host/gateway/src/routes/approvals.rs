@@ -56,6 +56,6 @@ pub(crate) async fn decide(
     let decide = Decide { decision, arguments, reason, decided_by, api_key: Some(caller.key) };
     let run = approvals::decide(&mut tx, run, call, decide, gateway.clock.now()).await?;
     let answer = once.commit(tx, Made::told(run)).await?;
-    gateway.runtime.look_soon();
+    gateway.runtime.decided();
     Ok(answer)
 }

@@ -86,6 +86,7 @@ pub(crate) async fn chat(
     let reply = reply(&body, &headers)?;
     let user = caller.speaks_for(body.external_user_id.clone())?;
     let mut turn = body.turn(agent, user, caller.key, caller.agents())?;
+    turn.configuration = Some(caller.configuration);
     turn.provider_key = provider_key(&headers)?;
     turn.once = once.request().map(|request| StartOnce { request, waits: reply.waits() });
     // Before anything is begun: a refusal afterwards would hide the run.
@@ -95,7 +96,7 @@ pub(crate) async fn chat(
     let starting = gateway.background.spawn(async move { runtime.start(&tenant, turn).await });
     let started = starting.await.map_err(|error| RequestError::Panicked(error.to_string()))??;
     if let Some(place) = place {
-        let events = gateway.runtime.follow(caller.tenant(), started.run, EventCursor::default()).await?;
+        let events = gateway.runtime.follow_known(caller.tenant(), started.run, EventCursor::default());
         return Ok(again(&started, sse::told(&gateway, place, started.run, events)));
     }
     let turn = match reply {

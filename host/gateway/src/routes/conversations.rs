@@ -74,9 +74,8 @@ pub(crate) async fn create(
     let agent_id = agents::seen(&mut tx, &caller, &agent).await?.id;
     let new = NewConversation { agent_id, external_user_id, title: body.title, metadata: body.metadata };
     let now = gateway.clock.now();
-    let conversation = conversations::create(&mut tx, new, &*gateway.ids, now).await?;
     let history = messages::imported(history, &*gateway.ids)?;
-    messages::append(&mut tx, conversation.id, &history, now).await?;
+    let conversation = conversations::create(&mut tx, new, &history, &*gateway.ids, now).await?;
     once.commit(tx, Made::created(format!("/v1/conversations/{}", conversation.id), conversation)).await
 }
 

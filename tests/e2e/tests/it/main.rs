@@ -7,6 +7,7 @@ mod approvals;
 mod budgets;
 mod capabilities;
 mod chat;
+mod configured;
 mod conversations;
 mod isolation;
 mod key_value;

@@ -119,6 +119,7 @@ impl ChatBody {
             queue: self.queue,
             api_key: Some(api_key),
             allowed_agents: agents.map(<[AgentId]>::to_vec),
+            configuration: None,
             provider_key: None,
             once: None,
         })
