@@ -267,7 +267,7 @@ pub async fn delete(tx: &mut TenantTx, name: &ProviderName) -> Result<(), Provid
     if deleted.rows_affected() == 0 { Err(ProviderKeyError::NotFound) } else { Ok(()) }
 }
 
-/// The key of this name, opened for one call of its provider.
+/// The key of this name, opened for whoever asks its provider.
 pub async fn open(tx: &mut TenantTx, master: &MasterKey, name: &str) -> Result<Option<OpenedKey>, ProviderKeyError> {
     let row = sqlx::query!(
         "SELECT kind, base_url, sealed, data_key_version FROM provider_key WHERE tenant_id = $1 AND name = $2",

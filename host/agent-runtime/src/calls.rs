@@ -36,7 +36,7 @@ pub(crate) const CALLS_AT_ONCE: usize = 8;
 pub(crate) struct Functions(HashMap<String, Bound>);
 
 struct Bound {
-    function: BoundFunction,
+    function: Arc<BoundFunction>,
     schema: std::sync::OnceLock<Result<Schema, String>>,
 }
 
@@ -103,9 +103,9 @@ pub(crate) struct Executed {
 }
 
 impl Functions {
-    pub(crate) fn new(functions: Vec<BoundFunction>) -> Self {
-        let bound = functions
-            .into_iter()
+    pub(crate) fn new(functions: &[Arc<BoundFunction>]) -> Self {
+        let bound = functions.iter().cloned();
+        let bound = bound
             .map(|function| (function.spec.model_name.clone(), Bound { function, schema: std::sync::OnceLock::new() }));
         Self(bound.collect())
     }

@@ -10,7 +10,7 @@ use billing_meter::{
 };
 use conversation_store::messages::{self, Message, NewMessage};
 use domain::{
-    AgentId, Amount, ApiKeyId, CallId, ConversationId, Ids, MessageId, RunId, Timestamp,
+    AgentId, AgentName, Amount, ApiKeyId, CallId, ConversationId, Ids, MessageId, RunId, Timestamp,
     message::{Part, Role},
 };
 use model_providers::{ModelRef, Usage};
@@ -149,6 +149,8 @@ pub(crate) fn call_usage(id: CallId, receipt: &tool_api::Receipt, cause: &Cause)
 
 /// What a run's row has come to, and what the model has said last.
 pub(crate) struct Committed {
+    /// As it is called now: a run at an older revision may have begun under another name.
+    pub(crate) agent: AgentName,
     pub(crate) steps: u32,
     pub(crate) usage: RunUsage,
     pub(crate) cost: Amount,
@@ -212,7 +214,7 @@ async fn write_run(
                 pending = NULL, status = coalesce($11, status), stop_reason = $12, error_code = $13, error_detail = $14,
                 ended_at = CASE WHEN $11::text IS NULL THEN NULL ELSE $15::timestamptz END, output = $16
             WHERE tenant_id = $1 AND run_id = $2 AND leased_by = $3 AND fence = $4 AND status = 'running'
-            RETURNING run_id, steps, input_tokens, cached_input_tokens, output_tokens, fuel, cost
+            RETURNING run_id, agent_id, steps, input_tokens, cached_input_tokens, output_tokens, fuel, cost
         ), stepped AS (
             INSERT INTO step (tenant_id, run_id, step, provider, model, input_tokens, cached_input_tokens, output_tokens,
                               fuel, cost, started_at, ended_at, trace, text_bytes)
@@ -223,7 +225,8 @@ async fn write_run(
             SELECT $1, f.run_id, e.seq, e.part, e.type, e.data
             FROM fenced f, unnest($22::int[], $23::smallint[], $24::text[], $25::jsonb[]) AS e (seq, part, type, data)
         )
-        SELECT steps, input_tokens, cached_input_tokens, output_tokens, fuel, cost FROM fenced
+        SELECT a.name AS agent, f.steps, f.input_tokens, f.cached_input_tokens, f.output_tokens, f.fuel, f.cost
+        FROM fenced f JOIN agent a ON a.tenant_id = $1 AND a.agent_id = f.agent_id
         "#,
         tx.tenant().uuid(),
         writer.run.uuid(),
@@ -255,6 +258,7 @@ async fn write_run(
     .await?
     .ok_or(RunError::Fenced)?;
     Ok(Committed {
+        agent: row.agent.parse().map_err(|error| sqlx::Error::Decode(Box::new(error)))?,
         steps: row.steps.cast_unsigned(),
         usage: RunUsage {
             input_tokens: row.input_tokens.cast_unsigned(),

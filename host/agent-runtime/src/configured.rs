@@ -7,7 +7,7 @@ use std::{
 };
 
 use agent_config::{
-    Binding,
+    Binding, BoundFunction,
     agents::{Agent, AgentRef, AgentSpec, ModelChoice},
     provider_keys::{self, OpenedKey},
     revisions,
@@ -16,26 +16,28 @@ use billing_meter::{PriceBook, Standing, prices};
 use domain::{TenantId, message::FunctionSpec};
 use model_providers::{ModelRef, ModelRequest, tokens};
 use moka::future::Cache;
-use serde_json::{Map, json};
+use serde_json::{Map, Value, json};
 use tenancy::{Stamp, TenantTx, plans::Plan, tenants};
 use tokio::sync::OnceCell;
 
-use crate::{Parts, calls::Functions, context, output, runs::RunError};
+use crate::{Parts, context, output, runs::RunError};
 
 /// Bytes of what is kept: thousands of agents with a few functions each.
 const KEPT_BYTES_MAX: u64 = 64 << 20;
-/// What nobody asks for is forgotten after so long, and with it the tenant's keys in it.
-const KEPT_UNUSED_MAX: Duration = Duration::from_secs(600);
-/// Of an entry, besides its texts.
+/// After so long it is read again, and the tenant's keys in it are forgotten where nobody asks for it any more.
+const KEPT_MAX: Duration = Duration::from_secs(600);
+/// Of an entry, besides its texts and its price book.
 const ENTRY_BYTES: usize = 4 * 1024;
+/// Of a model's prices.
+const MODEL_PRICE_BYTES: usize = 256;
 
 pub(crate) struct Configured {
     pub(crate) agent: Arc<Agent>,
     pub(crate) plan: Plan,
     pub(crate) book: Arc<PriceBook>,
     pub(crate) has_budgets: bool,
-    pub(crate) functions: Arc<Functions>,
-    /// Of these functions, in the order of their bindings.
+    /// In the order of their bindings. What their schemas are made into belongs to a run, and goes with it.
+    pub(crate) functions: Vec<Arc<BoundFunction>>,
     pub(crate) specs: Arc<[FunctionSpec]>,
     /// The tenant's own, by the names of the providers of the agent's models.
     pub(crate) keys: HashMap<String, OpenedKey>,
@@ -60,7 +62,7 @@ impl Configured {
         }
         Ok(Configured {
             specs: functions.iter().map(|function| function.spec.clone()).collect(),
-            functions: Arc::new(Functions::new(functions)),
+            functions: functions.into_iter().map(Arc::new).collect(),
             agent: Arc::new(agent),
             book: Arc::new(book),
             plan,
@@ -88,10 +90,14 @@ impl Configured {
     }
 
     fn bytes(&self) -> usize {
-        let specs: usize =
-            self.specs.iter().map(|spec| spec.description.len() + json!(spec.input_schema).to_string().len()).sum();
-        // A schema is there twice: as the model reads it, and as arguments are checked by it.
-        ENTRY_BYTES + json!(self.agent.spec).to_string().len() + 2 * specs
+        let text = |value: Value| value.to_string().len();
+        // A schema is there twice: of the function, and as the model reads it.
+        let functions: usize = self
+            .functions
+            .iter()
+            .map(|function| text(json!(*function.grants)) + 2 * text(json!(function.spec.input_schema)))
+            .sum();
+        ENTRY_BYTES + MODEL_PRICE_BYTES * self.book.models.len() + text(json!(self.agent.spec)) + functions
     }
 }
 
@@ -138,12 +144,18 @@ pub(crate) struct Known(Cache<Named, (Stamp, Arc<Configured>)>);
 impl Known {
     pub(crate) fn new() -> Known {
         let weigh = |_: &Named, (_, kept): &(Stamp, Arc<Configured>)| u32::try_from(kept.bytes()).unwrap_or(u32::MAX);
-        Known(Cache::builder().max_capacity(KEPT_BYTES_MAX).weigher(weigh).time_to_idle(KEPT_UNUSED_MAX).build())
+        Known(Cache::builder().max_capacity(KEPT_BYTES_MAX).weigher(weigh).time_to_live(KEPT_MAX).build())
     }
 
     /// What there was when the database told `stamp`, if that is known.
     pub(crate) async fn at(&self, named: &Named, stamp: Stamp) -> Option<Arc<Configured>> {
-        self.0.get(named).await.filter(|(since, _)| *since == stamp).map(|(_, configured)| configured)
+        let (since, configured) = self.0.get(named).await?;
+        if since == stamp {
+            return Some(configured);
+        }
+        // Whatever replaces it, or if nothing does: a key in it may have been deleted.
+        self.0.invalidate(named).await;
+        None
     }
 
     /// It was read after the database told `stamp`.

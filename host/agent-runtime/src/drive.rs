@@ -129,7 +129,11 @@ impl AgentRuntime {
             let driven = tokio::select! {
                 driven = drive(runtime, &tenant, run, beginning, accepted.clone(), &live) => driven,
                 () = void(accepted.clone()) => return,
-                lost = runtime.keep_lease(&tenant, run, &live) => lost,
+                lost = async {
+                    // Before, there is no row to keep.
+                    durable(accepted.clone()).await;
+                    runtime.keep_lease(&tenant, run, &live).await
+                } => lost,
             };
             let Err(error) = driven else { return };
             tracing::error!(tenant.id = %tenant.id(), run.id = %run, error = %error, cause = ?error, "a run was left");

@@ -164,12 +164,13 @@ async fn ended(
     committed: Committed,
     now: Timestamp,
 ) -> Result<Turn, RunError> {
-    let Committed { steps, usage, cost, message } = committed;
+    let Committed { agent, steps, usage, cost, message } = committed;
     let message = match message {
         None => messages::last_of_run(tx, turn.run.id).await?,
         message => message,
     };
     let run = Run {
+        agent,
         status: end.status,
         stop_reason: Some(end.reason),
         steps,

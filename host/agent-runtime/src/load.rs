@@ -45,7 +45,7 @@ use crate::{
 pub(crate) struct Loaded {
     pub(crate) run: Run,
     pub(crate) agent: Arc<Agent>,
-    pub(crate) functions: Arc<Functions>,
+    pub(crate) functions: Functions,
     /// What every call of the run may know of it.
     pub(crate) context: CallContext,
     pub(crate) share: Share,
@@ -229,7 +229,7 @@ async fn loaded(read: Read, left: Left) -> Loaded {
         fixed_tokens: configured.fixed_tokens(&run.private.context, system.as_deref().unwrap_or_default()).await,
         system,
         specs: specs.clone(),
-        functions: functions.clone(),
+        functions: Functions::new(functions),
         context: CallContext {
             agent: Some(agent.spec.name.to_string()),
             conversation: Some(run.conversation_id),

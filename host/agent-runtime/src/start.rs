@@ -17,9 +17,8 @@ use domain::{
 };
 use serde_json::{Map, Value, json};
 use tenancy::{
-    DbError, Stamp, TakenRun, Tenant, TenantTx,
+    DbError, Room, Stamp, TakenRun, Tenant, TenantTx,
     idempotency::{self, IdempotencyError, Opened, Way},
-    tenants::TenantError,
 };
 use tokio::sync::watch;
 
@@ -120,8 +119,6 @@ pub enum StartError {
     #[error(transparent)]
     Message(#[from] MessageError),
     #[error(transparent)]
-    Tenant(#[from] TenantError),
-    #[error(transparent)]
     Run(#[from] RunError),
     #[error(transparent)]
     Exceeded(#[from] Exceeded),
@@ -143,7 +140,6 @@ impl Problem for StartError {
             StartError::Agent(error) => error.kind(),
             StartError::Conversation(error) => error.kind(),
             StartError::Message(error) => error.kind(),
-            StartError::Tenant(error) => error.kind(),
             StartError::Run(error) => error.kind(),
             StartError::Exceeded(error) => error.kind(),
             StartError::Budget(error) => error.kind(),
@@ -163,7 +159,6 @@ impl Problem for StartError {
             StartError::Agent(error) => error.code(),
             StartError::Conversation(error) => error.code(),
             StartError::Message(error) => error.code(),
-            StartError::Tenant(error) => error.code(),
             StartError::Run(error) => error.code(),
             StartError::Exceeded(error) => error.code(),
             StartError::Budget(error) => error.code(),
@@ -194,26 +189,24 @@ impl Problem for StartError {
     }
 }
 
-/// A transaction that begins when it is first needed: a turn of which nothing is to be read asks its model before.
-struct Late<'t> {
-    tenant: &'t Tenant,
+/// A transaction that begins when it is first needed: a turn of which nothing is to be read asks its model before. There is
+/// room for it from the start, so that who gets none is refused before the model is asked.
+struct Late {
+    room: Option<Room>,
     tx: Option<TenantTx>,
 }
 
-impl Late<'_> {
+impl Late {
     async fn tx(&mut self) -> Result<&mut TenantTx, DbError> {
-        let begun = match self.tx.take() {
-            Some(tx) => tx,
-            None => self.tenant.begin().await?,
-        };
-        Ok(self.tx.insert(begun))
+        if let Some(room) = self.room.take() {
+            self.tx = Some(room.begin().await?);
+        }
+        // Absent where beginning has failed, which ends the turn.
+        Ok(self.tx.as_mut().ok_or(sqlx::Error::PoolClosed)?)
     }
 
     async fn commit(self) -> Result<(), DbError> {
-        match self.tx {
-            Some(tx) => tx.commit().await,
-            None => Ok(()),
-        }
+        self.tx.ok_or(sqlx::Error::PoolClosed)?.commit().await
     }
 }
 
@@ -258,7 +251,7 @@ impl AgentRuntime {
             Some(stamp) => self.0.known.at(&named, stamp).await,
             None => None,
         };
-        let mut late = Late { tenant, tx: None };
+        let mut late = Late { room: Some(tenant.room().await?), tx: None };
         if let Some(once) = &turn.once {
             let (tx, way) = (late.tx().await?, Way::Run { run, waits_until: now.plus(once.waits) });
             if let Opened::Run { run, waits_until } =
@@ -404,7 +397,8 @@ impl AgentRuntime {
         started: &Value,
     ) -> Result<(), StartError> {
         let worker = run.started_at.map(|_| self.0.worker);
-        let leased_until = run.started_at.map(|now| now.plus(self.0.parts.settings.lease).offset());
+        let until = self.0.parts.clock.now().plus(self.0.parts.settings.lease);
+        let leased_until = run.started_at.map(|_| until.offset());
         let inserted = sqlx::query!(
             r#"
             WITH accepted AS (

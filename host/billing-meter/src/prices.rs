@@ -19,7 +19,7 @@ use crate::usage::{UsageKind, Used};
 const PRICE_SCALE_MAX: usize = 9;
 /// Digits of a price before its point, so that no product overflows.
 const PRICE_DIGITS_MAX: usize = 6;
-/// Most models in one book: it is read at the start of every run.
+/// Most models in one book: it is held with every agent that is spoken with.
 pub(crate) const MODELS_MAX: usize = 1_000;
 /// Longest provider or model in a book, in bytes: longer than any that a provider has.
 const PATTERN_BYTES_MAX: usize = 200;

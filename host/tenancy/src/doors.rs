@@ -30,13 +30,14 @@ pub struct KeyHolder {
     pub configuration: Stamp,
 }
 
-/// How often a tenant's agents, provider keys, budgets and settings, its plan and the prices have changed. Where two are
-/// equal, what was read after the first was told is what there was when the second was.
+/// As of which changes a tenant's agents, provider keys, budgets and settings, its plan and the prices are. Where two are
+/// equal, what was read after the first was told is still so, or newer, when the second is. It is told before a request's
+/// body has come: what is changed while the body comes may not count yet.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Stamp {
-    tenant: i64,
-    plan: i64,
-    price_book: i32,
+    tenant: Uuid,
+    plan: Uuid,
+    prices: Timestamp,
 }
 
 /// What there is of a tenant's runs, and what its plan gives to it.
@@ -79,8 +80,8 @@ impl Db {
             r#"
             SELECT tenant_id AS "tenant_id!", database AS "database!", schema AS "schema!", suspended AS "suspended!",
                    api_key_id AS "api_key_id!", scopes AS "scopes!", agents, external_user_id, expires_at, revoked_at,
-                   requests_per_minute AS "requests_per_minute!", tenant_changes AS "tenant_changes!",
-                   plan_changes AS "plan_changes!", price_book AS "price_book!"
+                   requests_per_minute AS "requests_per_minute!", tenant_changed AS "tenant_changed!",
+                   plan_changed AS "plan_changed!", priced_since AS "priced_since!"
             FROM belljar.door_resolve_caller($1)
             "#,
             &hash[..],
@@ -98,7 +99,11 @@ impl Db {
             expires_at: row.expires_at.map(Timestamp::from),
             revoked_at: row.revoked_at.map(Timestamp::from),
             requests_per_minute: row.requests_per_minute.unsigned_abs(),
-            configuration: Stamp { tenant: row.tenant_changes, plan: row.plan_changes, price_book: row.price_book },
+            configuration: Stamp {
+                tenant: row.tenant_changed,
+                plan: row.plan_changed,
+                prices: row.priced_since.into(),
+            },
         }))
     }
 

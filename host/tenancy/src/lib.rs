@@ -27,4 +27,4 @@ pub use doors::{KeyHolder, QueueOf, Stamp, TakenRun};
 pub use error::{ConnectError, DbError};
 pub use migrate::{APPLICATION_ROLE, Migrated, fingerprint, migrate, pending};
 pub use placement::Placement;
-pub use tenant::{Tenant, TenantTx};
+pub use tenant::{Room, Tenant, TenantTx};

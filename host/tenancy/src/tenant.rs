@@ -30,18 +30,35 @@ impl Tenant {
         &self.placement
     }
 
-    /// Opens a transaction in which only this tenant's rows exist. Begin, tenant and search path travel in one round
-    /// trip; all three end with the transaction. Waits while too many of this tenant's are open: who holds one does not
-    /// open another.
+    /// Opens a transaction in which only this tenant's rows exist. Waits while too many of this tenant's are open: who
+    /// holds one does not open another.
     pub async fn begin(&self) -> Result<TenantTx, DbError> {
+        self.room().await?.begin().await
+    }
+
+    /// Room for a transaction that begins later.
+    pub async fn room(&self) -> Result<Room, DbError> {
+        Ok(Room { tenant: self.clone(), place: self.db.place(self.id).await? })
+    }
+}
+
+/// One of the transactions that a tenant may have open, not begun yet.
+pub struct Room {
+    tenant: Tenant,
+    place: OwnedSemaphorePermit,
+}
+
+impl Room {
+    /// Begin, tenant and search path travel in one round trip; all three end with the transaction.
+    pub async fn begin(self) -> Result<TenantTx, DbError> {
+        let Room { tenant: Tenant { id, placement, db }, place } = self;
         // Both texts are safe to embed: a UUID's digits and a schema name that `Placement` has checked.
         let statement = format!(
             "BEGIN; SET LOCAL belljar.tenant = '{}'; SET LOCAL search_path = {}",
-            self.id.uuid(),
-            self.placement.schema()
+            id.uuid(),
+            placement.schema()
         );
-        let place = self.db.place(self.id).await?;
-        Ok(TenantTx { tenant: self.id, tx: self.db.begin(&self.placement, statement).await?, _place: place })
+        Ok(TenantTx { tenant: id, tx: db.begin(&placement, statement).await?, _place: place })
     }
 }
 

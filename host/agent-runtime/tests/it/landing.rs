@@ -104,3 +104,32 @@ async fn a_turn_whose_commit_fails_has_asked_the_model_for_nothing_that_stays() 
     let turn = house.talk(&ada, led("are you there?")).await;
     assert_eq!(turn.message.unwrap().content, "hello");
 }
+
+#[tokio::test]
+async fn a_turn_that_becomes_durable_slowly_stays_with_who_accepted_it() {
+    let puppet = Puppet::start().await;
+    puppet.then([Act::Say("hello")]);
+    let settings = Settings { heartbeat: Duration::from_millis(1), ..Settings::default() };
+    let house = House::with_model(FakeExecutor::echo(), settings, &puppet).await;
+    let ada = house.tenant("ada").await;
+    house.agent(&ada, json!({"name": "led", "system_prompt": "", "model": "puppet/x"})).await;
+    let mut superuser = house.db.superuser().await;
+    slow_commits(&mut superuser, "run").await;
+
+    let (_, started) = tokio::join!(
+        async {
+            waited_for(&mut superuser, "advisory").await;
+            puppet.was_asked(1).await;
+            // By now many heartbeats have found no run to keep.
+            sqlx::raw_sql("SELECT pg_advisory_unlock(7)").execute(&mut superuser).await.unwrap();
+        },
+        house.runtime.start(&ada, led("are you there?")),
+    );
+    let run = started.unwrap().run;
+    let events = house.runtime.follow(&ada, run, Default::default()).await.unwrap();
+    let kinds = events.map(|event| event.unwrap().kind).collect::<Vec<String>>();
+    let kinds = tokio::time::timeout(Duration::from_secs(30), kinds).await.unwrap();
+    assert!(!kinds.contains(&"run.resumed".to_owned()), "{kinds:?}");
+    assert_eq!(kinds.last().map(String::as_str), Some("run.completed"));
+    assert_eq!(puppet.asked().len(), 1);
+}

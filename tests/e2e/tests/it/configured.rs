@@ -2,7 +2,10 @@
 
 use serde_json::{Value, json};
 
-use crate::app::{Client, TestApp};
+use crate::{
+    app::{Client, TestApp},
+    outside::NOBODY,
+};
 
 async fn run(client: &Client, agent: &str) -> Value {
     client.chat(agent, "hello").await["run"].clone()
@@ -28,6 +31,11 @@ async fn an_agent_that_is_changed_archived_or_followed_by_another_of_its_name_is
         }
     }
     refused(&ada, "clerk", 404, "agent.not_found").await;
+    // The older revision, under the name that the agent has now: as it is answered, and as it is told later.
+    let old = ada.post(&format!("/v1/agents/{by_id}/chat"), json!({"message": "hello", "revision": 1})).await.ok();
+    assert_eq!((&old["run"]["revision"], &old["run"]["agent"]), (&json!(1), &json!("teller")));
+    let later = ada.get(&format!("/v1/runs/{}", old["run"]["id"].as_str().unwrap())).await.ok();
+    assert_eq!((&later["revision"], &later["agent"]), (&json!(1), &json!("teller")));
     ada.post(&format!("/v1/agents/{by_id}/revisions/1/activate"), json!({})).await.ok();
     assert_eq!(run(&ada, "clerk").await["revision"], 1);
     assert_eq!(ada.delete("/v1/agents/clerk").await.status, 204);
@@ -41,13 +49,12 @@ async fn an_agent_that_is_changed_archived_or_followed_by_another_of_its_name_is
 
 #[tokio::test]
 async fn a_provider_key_is_there_for_the_next_turn_and_gone_for_the_one_after_it_was_deleted() {
-    let app = TestApp::start().await;
+    let app = TestApp::with_egress(vec![NOBODY]).await;
     let ada = app.tenant("ada").await;
     let agent = json!({"name": "clerk", "system_prompt": "", "model": "acme/large"});
     ada.post("/v1/agents", agent).await.created();
     let unknown = run(&ada, "clerk").await["error"]["code"].clone();
-    // An address that no request of a tool or tenant may go to.
-    let key = json!({"kind": "openai_compatible", "api_key": "sk-1", "base_url": "https://127.0.0.1:1/v1"});
+    let key = json!({"kind": "openai_compatible", "api_key": "sk-1", "base_url": format!("http://{NOBODY}/v1")});
     ada.put("/v1/provider-keys/acme", key).await.created();
     let known = run(&ada, "clerk").await["error"]["code"].clone();
     assert_ne!(known, unknown);
