@@ -1,24 +1,26 @@
 //! A turn is accepted: the user's message and the run are durable before anything is said or charged.
 
+mod error;
+
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use agent_config::{
     agents::{AgentError, AgentRef},
     revisions,
 };
-use billing_meter::{BudgetError, Exceeded, Spender, holds};
+use billing_meter::{Spender, holds};
 use conversation_store::{
     conversations::{self, ConversationError, NewConversation},
-    messages::{self, MessageError},
+    messages,
 };
 use domain::{
-    AgentId, Amount, ApiKeyId, ConversationId, FieldError, Kind, Money, Problem, RunId, SecretString, Timestamp,
+    AgentId, Amount, ApiKeyId, ConversationId, FieldError, Money, RunId, SecretString, Timestamp,
     message::{Part, Role},
 };
 use serde_json::{Map, Value, json};
 use tenancy::{
     DbError, Room, Stamp, TakenRun, Tenant, TenantTx,
-    idempotency::{self, IdempotencyError, Opened, Way},
+    idempotency::{self, Opened, Way},
 };
 use tokio::sync::watch;
 
@@ -31,9 +33,10 @@ use crate::{
     load::{Basis, Read},
     request_key,
     runs::{self, Private, Run, RunError, RunStatus, RunUsage},
-    scheduler::Full,
     spending,
 };
+
+pub use error::StartError;
 
 /// New messages of one turn: a person says a few things at a time.
 const MESSAGES_MAX: usize = 100;
@@ -43,10 +46,6 @@ pub(crate) const CONTEXT_BYTES_MAX: usize = 16 * 1024;
 const METADATA_BYTES_MAX: usize = 16 * 1024;
 /// Under which the process that accepts a run writes it; see `Lease`.
 const FIRST_FENCE: i64 = 1;
-/// When a full queue is worth another try, in seconds: a few runs have ended by then.
-const FULL_RETRY_SECONDS: u64 = 1;
-/// Seconds over which those who are refused are spread by chance, so that they do not all come back at the same moment.
-const FULL_SPREAD_SECONDS: u8 = 4;
 /// How often a turn is tried to be put in line, when the conversation becomes busy at that moment.
 const LINE_TRIES_MAX: u32 = 3;
 /// Longest `external_user_id`.
@@ -96,99 +95,6 @@ pub struct Started {
     pub before: Option<Timestamp>,
 }
 
-#[derive(Debug, thiserror::Error)]
-pub enum StartError {
-    #[error("the conversation is busy with another run; wait until it ends, or cancel it")]
-    Busy,
-    #[error("the conversation is busy, and {LINE_MAX} runs wait for it already; wait until one ends")]
-    LineFull,
-    #[error(
-        "{queued} runs of this tenant are queued or about to be, the most that are taken; wait until some of them have begun"
-    )]
-    QueueFull { queued: usize, retry_after_seconds: u64 },
-    #[error("this server has all the queued runs that it takes; try again in a few seconds")]
-    QueuesFull { retry_after_seconds: u64 },
-    #[error("the conversation is with another agent; start a new one by leaving `conversation_id` out")]
-    OtherAgent,
-    #[error("the turn cannot be started as it is; see `errors`")]
-    Invalid(Vec<FieldError>),
-    #[error(transparent)]
-    Agent(#[from] AgentError),
-    #[error(transparent)]
-    Conversation(#[from] ConversationError),
-    #[error(transparent)]
-    Message(#[from] MessageError),
-    #[error(transparent)]
-    Run(#[from] RunError),
-    #[error(transparent)]
-    Exceeded(#[from] Exceeded),
-    #[error(transparent)]
-    Budget(#[from] BudgetError),
-    #[error(transparent)]
-    Idempotency(#[from] IdempotencyError),
-    #[error(transparent)]
-    Db(#[from] DbError),
-}
-
-impl Problem for StartError {
-    fn kind(&self) -> Kind {
-        match self {
-            StartError::Busy => Kind::Conflict,
-            StartError::LineFull | StartError::QueueFull { .. } => Kind::TooMany,
-            StartError::QueuesFull { .. } => Kind::Unavailable,
-            StartError::OtherAgent | StartError::Invalid(_) => Kind::Invalid,
-            StartError::Agent(error) => error.kind(),
-            StartError::Conversation(error) => error.kind(),
-            StartError::Message(error) => error.kind(),
-            StartError::Run(error) => error.kind(),
-            StartError::Exceeded(error) => error.kind(),
-            StartError::Budget(error) => error.kind(),
-            StartError::Idempotency(error) => error.kind(),
-            StartError::Db(error) => error.kind(),
-        }
-    }
-
-    fn code(&self) -> &'static str {
-        match self {
-            StartError::Busy => "conversation.busy",
-            StartError::LineFull => "conversation.queue_full",
-            StartError::QueueFull { .. } => "run.queue_full",
-            StartError::QueuesFull { .. } => "runs.queue_full",
-            StartError::OtherAgent => "conversation.other_agent",
-            StartError::Invalid(_) => "chat.invalid",
-            StartError::Agent(error) => error.code(),
-            StartError::Conversation(error) => error.code(),
-            StartError::Message(error) => error.code(),
-            StartError::Run(error) => error.code(),
-            StartError::Exceeded(error) => error.code(),
-            StartError::Budget(error) => error.code(),
-            StartError::Idempotency(error) => error.code(),
-            StartError::Db(error) => error.code(),
-        }
-    }
-
-    fn fields(&self) -> Vec<FieldError> {
-        match self {
-            StartError::Invalid(fields) => fields.clone(),
-            StartError::Agent(error) => error.fields(),
-            StartError::Message(error) => error.fields(),
-            _ => Vec::new(),
-        }
-    }
-
-    fn retry_after_seconds(&self) -> Option<u64> {
-        match self {
-            StartError::LineFull => Some(FULL_RETRY_SECONDS),
-            StartError::QueueFull { retry_after_seconds, .. } | StartError::QueuesFull { retry_after_seconds } => {
-                Some(*retry_after_seconds)
-            }
-            StartError::Idempotency(error) => error.retry_after_seconds(),
-            StartError::Db(error) => error.retry_after_seconds(),
-            _ => None,
-        }
-    }
-}
-
 /// A transaction that begins when it is first needed: a turn of which nothing is to be read asks its model before. There is
 /// room for it from the start, so that who gets none is refused before the model is asked.
 struct Late {
@@ -207,12 +113,6 @@ impl Late {
 
     async fn commit(self) -> Result<(), DbError> {
         self.tx.ok_or(sqlx::Error::PoolClosed)?.commit().await
-    }
-}
-
-impl From<sqlx::Error> for StartError {
-    fn from(error: sqlx::Error) -> Self {
-        Self::Db(error.into())
     }
 }
 
@@ -236,14 +136,8 @@ impl AgentRuntime {
         let parts = &self.0.parts;
         let now = parts.clock.now();
         // Where its queue is full, it is refused before it costs a transaction.
-        let arrival = self.0.places.arrive(tenant.id()).map_err(|full| {
-            let chance = parts.ids.uuid().as_bytes()[15] % FULL_SPREAD_SECONDS;
-            let retry_after_seconds = FULL_RETRY_SECONDS + u64::from(chance);
-            match full {
-                Full::Tenant(queued) => StartError::QueueFull { queued, retry_after_seconds },
-                Full::All => StartError::QueuesFull { retry_after_seconds },
-            }
-        })?;
+        let full = |full| StartError::full(full, parts.ids.uuid().as_bytes()[15]);
+        let arrival = self.0.places.arrive(tenant.id()).map_err(full)?;
 
         let run = RunId::new(parts.ids.as_ref());
         let named = Named { tenant: tenant.id(), agent: turn.agent, revision: turn.revision };
@@ -397,8 +291,8 @@ impl AgentRuntime {
         started: &Value,
     ) -> Result<(), StartError> {
         let worker = run.started_at.map(|_| self.0.worker);
-        let until = self.0.parts.clock.now().plus(self.0.parts.settings.lease);
-        let leased_until = run.started_at.map(|_| until.offset());
+        let parts = &self.0.parts;
+        let leased_until = run.started_at.map(|_| parts.clock.now().plus(parts.settings.lease).offset());
         let inserted = sqlx::query!(
             r#"
             WITH accepted AS (

@@ -41,6 +41,9 @@ const PLACES: usize = 16;
 const CONCURRENT_RUNS: usize = 32;
 /// How long both want more than there is.
 const CONTENTION: Duration = Duration::from_secs(15);
+/// Runs at once that the plan of each gives then: more than the places, and both queues together are less than the host's of
+/// all, so that each is refused by its own.
+const CONTENDING_RUNS: usize = 200;
 /// The weights of the two, then: the first floods as well.
 const WEIGHTS: [u64; 2] = [3, 1];
 
@@ -208,7 +211,7 @@ struct Share {
 /// Both flood, and each could take the whole process: the worker-seconds that each was given.
 async fn contention(fleet: &Fleet, tenants: [&Tenant; 2], overrides: impl Fn(Value) -> Value) -> Result<Vec<Share>> {
     for (tenant, weight) in tenants.iter().zip(WEIGHTS) {
-        override_plan(fleet, tenant, overrides(json!({"weight": weight, "concurrent_runs": 1_000}))).await?;
+        override_plan(fleet, tenant, overrides(json!({"weight": weight, "concurrent_runs": CONTENDING_RUNS}))).await?;
     }
     let flood = Flood::default();
     let under_way = future::try_join_all(tenants.map(|tenant| flood.begin(tenant)));
