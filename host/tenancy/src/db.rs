@@ -1,31 +1,26 @@
-//! Pools, one a database, private to this crate.
+//! The databases, and who may have how much of them under way.
 
 use std::{
     collections::HashMap,
     str::FromStr,
     sync::{Arc, Mutex, PoisonError},
-    time::Duration,
 };
 
 use domain::{ExposeSecret, SecretString, TenantId};
 use sqlx::{
-    AssertSqlSafe, Connection, PgConnection, Postgres, Transaction,
-    postgres::{PgConnectOptions, PgPoolOptions},
+    PgConnection,
+    postgres::{PgConnectOptions, PgListener, PgPoolOptions},
 };
-
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use crate::{
     ConnectError, DbError, KeyHolder, Placement,
+    connections::{ACQUIRE_TIMEOUT, Connections, Lent},
     lookups::Lookups,
     migrate,
     placement::{MAIN_DATABASE, SHARED_SCHEMA},
 };
 
-/// A request waits this long for a connection: past it, 503 is the better answer.
-const ACQUIRE_TIMEOUT: Duration = Duration::from_secs(5);
-/// A connection that idled longer than this is tried before it is lent: a restarted server has closed it.
-const IDLE_UNTRIED: Duration = Duration::from_secs(2);
 /// One tenant's open transactions hold this part of the connections at most, so that it never holds the pool, nor the
 /// processors of a database that has two: a few at once use those up, and share their flushes. Who wants more waits behind
 /// its own.
@@ -52,8 +47,8 @@ pub struct DbSettings {
 pub struct Db(Arc<Inner>);
 
 struct Inner {
-    #[expect(clippy::disallowed_types, reason = "this is where the pools are private")]
-    pools: HashMap<String, sqlx::PgPool>,
+    databases: HashMap<String, Connections>,
+    options: PgConnectOptions,
     transactions: Transactions,
     key_holders: Lookups<[u8; 32], Option<KeyHolder>>,
 }
@@ -95,19 +90,12 @@ impl Db {
             .map_err(ConnectError::BadUrl)?
             .application_name("belljar")
             .options(SESSION);
-        let pool = PgPoolOptions::new()
-            .max_connections(settings.connections)
-            .acquire_timeout(ACQUIRE_TIMEOUT)
-            .test_before_acquire(false)
-            .before_acquire(|connection, meta| {
-                Box::pin(async move { Ok(meta.idle_for < IDLE_UNTRIED || connection.ping().await.is_ok()) })
-            })
-            .connect_with(options)
-            .await
-            .map_err(ConnectError::Unreachable)?;
-        let pools = HashMap::from([(MAIN_DATABASE.to_owned(), pool)]);
+        let connections = Connections::new(options.clone(), settings.connections);
+        // Says why there is none.
+        connections.lend().await.map_err(ConnectError::Unreachable)?.give_back();
+        let databases = HashMap::from([(MAIN_DATABASE.to_owned(), connections)]);
         let transactions = Transactions::new(settings.connections);
-        let db = Db(Arc::new(Inner { pools, transactions, key_holders: Lookups::default() }));
+        let db = Db(Arc::new(Inner { databases, options, transactions, key_holders: Lookups::default() }));
         db.check().await?;
         Ok(db)
     }
@@ -142,16 +130,21 @@ impl Db {
         Ok(())
     }
 
-    #[expect(clippy::disallowed_types, reason = "this is where the pools are private")]
-    pub(crate) fn pool(&self, placement: &Placement) -> Result<&sqlx::PgPool, DbError> {
+    pub(crate) async fn lend(&self, placement: &Placement) -> Result<Lent, DbError> {
         let missing = || sqlx::Error::Configuration(format!("no database `{}`", placement.database()).into());
-        Ok(self.0.pools.get(placement.database()).ok_or_else(missing)?)
+        Ok(self.0.databases.get(placement.database()).ok_or_else(missing)?.lend().await?)
+    }
+
+    /// A connection of its own, on which notifications arrive.
+    pub(crate) async fn listener(&self) -> Result<PgListener, DbError> {
+        let one = PgPoolOptions::new().max_connections(1).acquire_timeout(ACQUIRE_TIMEOUT);
+        Ok(PgListener::connect_with(&one.connect_lazy_with(self.0.options.clone())).await?)
     }
 
     /// A transaction over the tables that belong to no tenant. Row security shows it no tenant's row.
     pub async fn global(&self) -> Result<GlobalTx, DbError> {
         let statement = format!("BEGIN; SET LOCAL search_path = {SHARED_SCHEMA}");
-        Ok(GlobalTx { tx: self.begin(&Placement::shared(), statement).await? })
+        Ok(GlobalTx(self.lend(&Placement::shared()).await?.begin(statement).await?))
     }
 
     pub(crate) fn key_holders(&self) -> &Lookups<[u8; 32], Option<KeyHolder>> {
@@ -161,21 +154,6 @@ impl Db {
     /// One of the transactions that a tenant may have open. Held as long as it is.
     pub(crate) async fn place(&self, tenant: TenantId) -> Result<OwnedSemaphorePermit, DbError> {
         self.0.transactions.place(tenant).await
-    }
-
-    /// Begins in a task of its own, which goes on when whoever waits for it is dropped (a call at its deadline, a client
-    /// that left). The driver knows of a transaction only when it has begun: dropped before, it would give the connection
-    /// back inside of one, with its tenant still set.
-    pub(crate) async fn begin(
-        &self,
-        placement: &Placement,
-        statement: String,
-    ) -> Result<Transaction<'static, Postgres>, DbError> {
-        let pool = self.pool(placement)?.clone();
-        #[expect(clippy::disallowed_methods, reason = "it lasts one round trip, and what it begins is rolled back")]
-        let begun = tokio::spawn(async move { pool.begin_with(AssertSqlSafe(statement)).await });
-        // It is never aborted; the runtime may end before it.
-        Ok(begun.await.map_err(|_| sqlx::Error::PoolClosed)??)
     }
 
     /// One round trip.
@@ -188,16 +166,14 @@ impl Db {
 
 /// A transaction over plans and price books.
 #[must_use = "a GlobalTx that is not committed rolls back"]
-pub struct GlobalTx {
-    tx: Transaction<'static, Postgres>,
-}
+pub struct GlobalTx(Lent);
 
 impl GlobalTx {
     pub fn conn(&mut self) -> &mut PgConnection {
-        &mut self.tx
+        self.0.conn()
     }
 
     pub async fn commit(self) -> Result<(), DbError> {
-        Ok(self.tx.commit().await?)
+        Ok(self.0.commit().await?)
     }
 }

@@ -76,6 +76,7 @@ impl Db {
 
     async fn key_holder(&self, hash: [u8; 32]) -> Result<Option<KeyHolder>, DbError> {
         // Every request waits for this: one statement by its full name, and no transaction around it.
+        let mut lent = self.lend(&Placement::shared()).await?;
         let row = sqlx::query!(
             r#"
             SELECT tenant_id AS "tenant_id!", database AS "database!", schema AS "schema!", suspended AS "suspended!",
@@ -86,8 +87,9 @@ impl Db {
             "#,
             &hash[..],
         )
-        .fetch_optional(self.pool(&Placement::shared())?)
+        .fetch_optional(lent.conn())
         .await?;
+        lent.give_back();
         let Some(row) = row else { return Ok(None) };
         Ok(Some(KeyHolder {
             tenant: self.tenant(row.tenant_id, row.database, row.schema)?,

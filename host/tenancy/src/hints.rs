@@ -4,7 +4,7 @@ use domain::RunId;
 use sqlx::postgres::PgListener;
 use uuid::Uuid;
 
-use crate::{Db, DbError, Placement, TenantTx};
+use crate::{Db, DbError, TenantTx};
 
 /// Runs that were cancelled where they are not driven. The payload is the run's id and says nothing of its tenant.
 const CANCELLED: &str = "belljar_cancelled";
@@ -14,7 +14,7 @@ pub struct Hints(PgListener);
 
 impl Db {
     pub async fn hints(&self) -> Result<Hints, DbError> {
-        let mut listener = PgListener::connect_with(self.pool(&Placement::shared())?).await?;
+        let mut listener = self.listener().await?;
         listener.listen(CANCELLED).await?;
         Ok(Hints(listener))
     }

@@ -7,6 +7,7 @@
 //! Never: knows a business rule; gives out a pool.
 //! Start at: `TenantTx`.
 
+mod connections;
 mod db;
 mod doors;
 mod error;

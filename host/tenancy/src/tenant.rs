@@ -3,10 +3,10 @@
 use std::fmt;
 
 use domain::TenantId;
-use sqlx::{PgConnection, Postgres, Transaction};
+use sqlx::PgConnection;
 use tokio::sync::OwnedSemaphorePermit;
 
-use crate::{Db, DbError, Placement};
+use crate::{Db, DbError, Placement, connections::Lent};
 
 /// The right to act for one tenant. Made only by the doors and by the birth of a tenant; there is no way from an id to
 /// this outside of the crate.
@@ -58,7 +58,7 @@ impl Room {
             id.uuid(),
             placement.schema()
         );
-        Ok(TenantTx { tenant: id, tx: db.begin(&placement, statement).await?, _place: place })
+        Ok(TenantTx { tenant: id, tx: db.lend(&placement).await?.begin(statement).await?, _place: place })
     }
 }
 
@@ -72,7 +72,7 @@ impl fmt::Debug for Tenant {
 #[must_use = "a TenantTx that is not committed rolls back"]
 pub struct TenantTx {
     tenant: TenantId,
-    tx: Transaction<'static, Postgres>,
+    tx: Lent,
     /// Behind the transaction: dropped after it.
     _place: OwnedSemaphorePermit,
 }
@@ -83,7 +83,7 @@ impl TenantTx {
     }
 
     pub fn conn(&mut self) -> &mut PgConnection {
-        &mut self.tx
+        self.tx.conn()
     }
 
     pub async fn commit(self) -> Result<(), DbError> {

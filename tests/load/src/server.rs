@@ -40,13 +40,6 @@ pub(crate) struct Answer {
     pub(crate) body: Value,
 }
 
-/// As the README tells operators to set it. By itself glibc keeps a heap of 64 MiB a thread once it has freed a large
-/// upload.
-const ALLOCATOR: (&str, &str) = (
-    "GLIBC_TUNABLES",
-    "glibc.malloc.mmap_threshold=131072:glibc.malloc.trim_threshold=131072:glibc.malloc.arena_max=2",
-);
-
 impl Server {
     pub(crate) async fn start(place: &Place, more: &[&str]) -> Result<Server> {
         let home = tempfile::tempdir()?;
@@ -55,7 +48,6 @@ impl Server {
             .args(["dev", "--no-seed", "--listen", "127.0.0.1:0", "--operator-listen", "127.0.0.1:0", "--data-dir"])
             .arg(home.path().join("data"))
             .args(more)
-            .env(ALLOCATOR.0, ALLOCATOR.1)
             .stdout(Stdio::from(log.try_clone()?))
             .stderr(Stdio::from(log))
             .kill_on_drop(true)

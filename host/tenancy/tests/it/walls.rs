@@ -2,14 +2,19 @@
 
 use domain::{Clock, SecretString, SystemClock, SystemIds, TenantId};
 use kit::TestDb;
-use sqlx::{AssertSqlSafe, Executor};
+use sqlx::{AssertSqlSafe, Executor, PgConnection};
 use tenancy::{
-    ConnectError, Db, DbSettings, seal,
+    ConnectError, Db, DbSettings, Tenant, seal,
     tenants::{self, NewTenant},
 };
 
 async fn count(tx: &mut tenancy::TenantTx, table: &str) -> i64 {
     sqlx::query_scalar(AssertSqlSafe(format!("SELECT count(*) FROM {table}"))).fetch_one(tx.conn()).await.unwrap()
+}
+
+/// Agents, as whoever has the connection sees them.
+async fn count_all(connection: &mut PgConnection) -> i64 {
+    sqlx::query_scalar("SELECT count(*) FROM agent").fetch_one(connection).await.unwrap()
 }
 
 #[tokio::test]
@@ -30,9 +35,7 @@ async fn no_tenant_no_rows() {
     let db = TestDb::start().await;
     let ada = db.tenant("ada").await;
     db.agent(&ada).await;
-    let mut tx = db.db.global().await.unwrap();
-    let seen: i64 = sqlx::query_scalar("SELECT count(*) FROM agent").fetch_one(tx.conn()).await.unwrap();
-    assert_eq!(seen, 0);
+    assert_eq!(count_all(db.db.global().await.unwrap().conn()).await, 0);
 }
 
 #[tokio::test]
@@ -42,30 +45,58 @@ async fn the_tenant_ends_with_its_transaction() {
     db.agent(&ada).await;
     for _ in 0..20 {
         ada.begin().await.unwrap().commit().await.unwrap();
-        let mut tx = db.db.global().await.unwrap();
-        let seen: i64 = sqlx::query_scalar("SELECT count(*) FROM agent").fetch_one(tx.conn()).await.unwrap();
+        let seen = count_all(db.db.global().await.unwrap().conn()).await;
         assert_eq!(seen, 0, "the same pooled connection, without a tenant");
     }
 }
 
-#[tokio::test]
-async fn a_begin_that_nobody_waits_for_leaves_no_tenant_behind() {
-    let test = TestDb::start().await;
+/// A database that is reached over one connection, so that everybody gets the same.
+async fn one_connection(test: &TestDb) -> (Db, Tenant) {
     let db = Db::connect(&DbSettings { url: SecretString::from(test.url()), connections: 1 }).await.unwrap();
     let new = NewTenant { name: "ada".into(), plan: None, overrides: Default::default() };
     let ada = tenants::create(&db, new, &SystemIds, SystemClock.now()).await.unwrap().0;
+    (db, ada)
+}
+
+#[tokio::test]
+async fn a_transaction_that_nobody_waits_for_leaves_no_tenant_behind() {
+    let test = TestDb::start().await;
+    let (db, ada) = one_connection(&test).await;
     test.agent(&ada).await;
-    for polls in 0..20 {
-        // Dropped after so many polls: before the statement is sent, while its answer is on the way, and when it is there.
+    let mut whole = 0;
+    // Dropped after so many polls: before a statement is sent, while its answer is on the way, and when it is there; of
+    // the begin, of a read, and of the commit.
+    for polls in (0..).map(|number| number * number / 4) {
+        let work = async {
+            let mut tx = ada.begin().await.unwrap();
+            assert_eq!(count(&mut tx, "agent").await, 1);
+            tx.commit().await.unwrap();
+        };
         let later = async {
             for _ in 0..polls {
                 tokio::task::yield_now().await;
             }
         };
-        tokio::select! { biased; _ = ada.begin() => {}, () = later => {} }
+        tokio::select! { biased; () = work => whole += 1, () = later => {} }
         let mut tx = db.global().await.unwrap();
-        let seen: i64 = sqlx::query_scalar("SELECT count(*) FROM agent").fetch_one(tx.conn()).await.unwrap();
-        assert_eq!(seen, 0, "dropped after {polls} polls: the connection was still in the tenant's transaction");
+        assert_eq!(count_all(tx.conn()).await, 0, "dropped after {polls} polls: still in the tenant's transaction");
+        if whole == 5 {
+            break;
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_connection_that_the_server_has_closed_is_nobodys_any_more() {
+    let test = TestDb::start().await;
+    let (_, ada) = one_connection(&test).await;
+    test.agent(&ada).await;
+    for _ in 0..3 {
+        let mut tx = ada.begin().await.unwrap();
+        sqlx::query("SELECT pg_terminate_backend(pg_backend_pid())").execute(tx.conn()).await.unwrap_err();
+        drop(tx);
+        let mut tx = ada.begin().await.unwrap();
+        assert_eq!(count(&mut tx, "agent").await, 1);
     }
 }
 
