@@ -260,8 +260,6 @@ impl AgentRuntime {
             let taken = TakenRun { tenant: tenant.clone(), run, fence: FIRST_FENCE };
             let beginning = Beginning::Accepted { started: started.clone(), read: Box::new(read), durable: wait };
             self.drive_in_background(taken, beginning, place);
-            // The model first: it takes longer than what follows here.
-            tokio::task::yield_now().await;
         }
 
         let tx = late.tx().await?;
