@@ -302,9 +302,7 @@ impl AgentRuntime {
 
         let mut tx = tenant.begin().await?;
         let (tool_id, version) = tools::callable(&mut tx, &call.tool, call.version).await?;
-        if let Some(agent) = bindings::needs_approval(&mut tx, tool_id, &call.function).await? {
-            return Err(DirectCallError::NeedsApproval { function: call.function.clone(), agent });
-        }
+        let asks = bindings::needs_approval(&mut tx, tool_id, &call.function).await?;
         let plan = tenants::get(&mut tx).await?.plan;
         // The call is held for and billed by this one, whatever is published meanwhile.
         let Standing { book, has_budgets: is_bounded } = prices::standing(&mut tx).await.map_err(RunError::from)?;
@@ -313,6 +311,9 @@ impl AgentRuntime {
         call.grants.check()?;
         let grants = call.grants.for_call(call.external_user_id.as_deref())?;
         fit::check(&version, &call.function, &arguments)?;
+        if let Some(agent) = asks {
+            return Err(DirectCallError::NeedsApproval { function: call.function.clone(), agent });
+        }
         let secrets = self.open_secrets(tenant, &call.grants.secret_names()).await?;
         if is_bounded {
             let (tx, user) = (tenant.begin().await?, call.external_user_id.as_deref());

@@ -24,7 +24,7 @@ impl Ids for SystemIds {
 
 /// A text that is not an id of the expected noun.
 #[derive(Debug, thiserror::Error, PartialEq, Eq)]
-#[error("not an id that starts with `{prefix}`")]
+#[error("not an id: `{prefix}` and 32 hexadecimal digits")]
 pub struct BadId {
     pub prefix: &'static str,
 }

@@ -74,6 +74,7 @@ impl<'de> Deserialize<'de> for Amount {
 
 /// An amount with its currency: `{"amount": "0.0123", "currency": "USD"}`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, utoipa::ToSchema)]
+#[serde(expecting = "an amount with its currency, {\"amount\": \"0.0123\", \"currency\": \"USD\"}")]
 pub struct Money {
     #[schema(value_type = String, example = "0.0123")]
     pub amount: Amount,

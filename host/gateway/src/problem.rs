@@ -44,7 +44,7 @@ pub(crate) enum RequestError {
     Overloaded,
     #[error("this tenant has {0} {1} at the same time, the most that one may have; wait until one ends")]
     TooMany(usize, &'static str),
-    #[error("no such route; `GET /openapi.json` lists all")]
+    #[error("no such route; `GET /openapi.json` lists all, on the operator's address `GET /operator/openapi.json`")]
     NoRoute,
     #[error("this route does not know this method; `Allow` lists those it knows")]
     MethodNotAllowed,

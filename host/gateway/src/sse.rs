@@ -7,7 +7,7 @@ use axum::response::{
     IntoResponse, Response, Sse,
     sse::{Event, KeepAlive},
 };
-use domain::{FieldError, Problem, RunId};
+use domain::{Problem, RunId};
 use futures::{StreamExt, stream::BoxStream};
 use http::{HeaderMap, HeaderName};
 use serde_json::{Value, json};
@@ -23,8 +23,11 @@ const LAST_EVENT_ID: HeaderName = HeaderName::from_static("last-event-id");
 pub(crate) fn after(headers: &HeaderMap, asked: Option<&str>) -> Result<EventCursor, RequestError> {
     let last = headers.get(LAST_EVENT_ID).map(|value| value.to_str().unwrap_or_default());
     let cursor = last.or(asked).map(str::parse::<EventCursor>).transpose();
-    let cursor = cursor.map_err(|error| RequestError::Invalid(vec![FieldError::new("/after", error.to_string())]))?;
-    Ok(cursor.unwrap_or_default())
+    let wrong = |error: &dyn std::error::Error| match last {
+        Some(_) => RequestError::field("", format!("`Last-Event-ID`: {error}")),
+        None => RequestError::field("/after", error.to_string()),
+    };
+    Ok(cursor.map_err(|error| wrong(&error))?.unwrap_or_default())
 }
 
 /// Tells events as they come. When the process shuts down, or the events cannot be read, the stream ends without a
@@ -84,14 +87,18 @@ mod tests {
     fn a_client_resumes_where_it_was() {
         let header = |text| HeaderMap::from_iter([(LAST_EVENT_ID, HeaderValue::from_static(text))]);
         for (headers, asked, expected) in [
-            (HeaderMap::new(), None, Some("0")),
-            (HeaderMap::new(), Some("3.17"), Some("3.17")),
-            (header("4"), Some("3"), Some("4")),
-            (header("four"), None, None),
-            (HeaderMap::new(), Some("-1"), None),
+            (HeaderMap::new(), None, Ok("0")),
+            (HeaderMap::new(), Some("3.17"), Ok("3.17")),
+            (header("4"), Some("3"), Ok("4")),
+            (header("four"), None, Err("")),
+            (HeaderMap::new(), Some("-1"), Err("/after")),
         ] {
-            let cursor = after(&headers, asked).map(|cursor| cursor.to_string()).ok();
-            assert_eq!(cursor.as_deref(), expected, "{headers:?} {asked:?}");
+            let cursor = after(&headers, asked).map(|cursor| cursor.to_string());
+            let cursor = cursor.map_err(|error| match error {
+                RequestError::Invalid(fields) => fields[0].pointer.clone(),
+                other => other.to_string(),
+            });
+            assert_eq!(cursor.as_deref().map_err(String::as_str), expected, "{headers:?} {asked:?}");
         }
     }
 

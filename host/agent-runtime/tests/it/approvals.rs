@@ -3,7 +3,7 @@
 use std::{sync::Arc, time::Duration};
 
 use agent_runtime::{
-    RunStatus, Settings, StartRun, StopReason, Turn,
+    DirectCall, RunStatus, Settings, StartRun, StopReason, Turn,
     approvals::{self, ApprovalError, Decide, Decision},
 };
 use domain::{Amount, CallId, Clock, Problem, RunId, SystemClock};
@@ -222,6 +222,8 @@ async fn nobody_calls_around_an_agent_that_has_to_ask() {
     let refused = house.runtime.call_tool(&ada, direct(json!({}))).await.unwrap_err();
     assert_eq!(refused.code(), "tool_call.needs_approval");
     assert!(refused.to_string().contains("more-careful"), "{refused}");
+    let unknown = DirectCall { function: "walk".parse().unwrap(), ..direct(json!({})) };
+    assert_eq!(house.runtime.call_tool(&ada, unknown).await.unwrap_err().code(), "tool_call.function_not_found");
     house.runtime.call_tool(&bob, direct(json!({}))).await.unwrap();
     assert_eq!(executor.calls().len(), 2);
 }

@@ -32,7 +32,11 @@ pub(crate) fn run(args: RunArgs) -> anyhow::Result<ExitCode> {
     let host = MemoryHost::new(entries(&args.entry)?);
     let component = super::read_component(&args.file)?;
     let arguments: Value = serde_json::from_str(&args.arguments).with_context(|| {
-        format!("the arguments are not JSON; give an object, such as {} {} '{{}}'", args.file.display(), args.function)
+        format!(
+            "the arguments are not JSON; give an object, such as: belljar tool run {} {} '{{}}'",
+            args.file.display(),
+            args.function
+        )
     })?;
     let finished = serve::runtime()?.block_on(Box::pin(async {
         let jar = Jar::start(Egress::new(args.allow_egress.clone())?)?;

@@ -98,7 +98,9 @@ pub(crate) fn changed(present: &TenantInfo, patch: Value, replaced: &[&str]) -> 
     }
     for (name, value) in patch {
         if !replaced.contains(&name.as_str()) || value.is_null() {
-            return Err(RequestError::field(&format!("/{name}"), "cannot be changed to this; leave it out"));
+            let known = [&["settings", "metadata"], replaced].concat().join("`, `");
+            let detail = format!("cannot be changed to this; what can be changed is `{known}`");
+            return Err(RequestError::field(&format!("/{name}"), detail));
         }
         change[name.as_str()] = value;
     }
