@@ -85,7 +85,7 @@ pub struct ServeArgs {
     /// The database, as the application role. Better in BELLJAR_DATABASE_URL: other users see a process's flags.
     #[arg(long, value_name = "URL")]
     pub database_url: Option<String>,
-    /// Connections to the database at most. [default: 32]
+    /// Connections to the database at most, beside one that listens. [default: 32]
     #[arg(long, value_name = "NUMBER")]
     pub database_connections: Option<String>,
     #[command(flatten)]

@@ -125,7 +125,7 @@ impl Drop for Lent {
         let Some(connection) = self.connection.take() else { return };
         match (&self.state, tokio::runtime::Handle::try_current()) {
             (State::Clean, _) => {}
-            // It lasts one round trip or two, and whoever wants the connection waits for it.
+            // Whoever wants the connection waits for it.
             (state, Ok(runtime)) => drop(runtime.spawn(put_in_order(connection, *state == State::Begun))),
             // The process ends.
             (_, Err(_)) => drop(Object::take(connection)),
@@ -133,12 +133,12 @@ impl Drop for Lent {
     }
 }
 
-/// Ends what may be under way. A connection on which that fails is closed.
+/// Ends what may be under way, in one round trip. A connection on which that fails is closed.
 async fn put_in_order(mut connection: Object<Connector>, begun: bool) {
-    let mut ended = connection.ping().await;
-    if begun && ended.is_ok() {
-        ended = connection.execute(raw_sql("ROLLBACK")).await.map(drop);
-    }
+    let ended = match begun {
+        true => connection.execute(raw_sql("ROLLBACK")).await.map(drop),
+        false => connection.ping().await,
+    };
     if ended.is_err() {
         drop(Object::take(connection));
     }

@@ -38,7 +38,7 @@ const SESSION: [(&str, &str); 3] =
 pub struct DbSettings {
     /// Of the application role.
     pub url: SecretString,
-    /// Connections at most. 16 to 64 let commits share one flush.
+    /// Connections at most, and one more that listens. 16 to 64 let commits share one flush.
     pub connections: u32,
 }
 
